@@ -12,7 +12,7 @@ FLAGS_asan    := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fn
 FLAGS_tsan    := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
 CFLAGS  += $(CSTD) $(WARN) $(FLAGS_$(MODE)) -Isrc -I$(OUT) $(shell pkg-config --cflags $(PKGS))
 LDFLAGS += $(FLAGS_$(MODE)) -rdynamic
-LDLIBS  += -L/usr/lib/$(shell $(CC) -print-multiarch) -Wl,-Bstatic -llua5.4-cjson -llua5.4 -Wl,-Bdynamic -lmicrohttpd -lcurl -lpthread -ldl -lm
+LDLIBS  += -L/usr/lib/$(shell $(CC) -print-multiarch) -Wl,-Bstatic -llua5.4-cjson -llua5.4 -Wl,-Bdynamic -lmicrohttpd -lcurl -lcrypto -lpthread -ldl -lm
 
 LEAF    := $(sort $(wildcard src/base/*.c src/core/*.c))
 ROOMS   := $(sort $(wildcard src/vm/*.c src/policy/*.c src/config/*.c src/proxy/*.c src/admin/*.c src/cli/*.c))

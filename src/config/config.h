@@ -78,7 +78,7 @@ struct listen_address {
   const char *text; /* as written */
   bool is_unix;
   bool loopback; /* or unix */
-  const char *host; /* numeric or name; or the socket's path */
+  const char *host; /* numeric (without brackets; "::" for all addresses) or a name; or the socket's path, absolute */
   uint16_t port;
 };
 
@@ -126,6 +126,8 @@ struct config {
     const char *file;
   } log;
   const char *state; /* a folder, or NULL */
+  const char *const *secret_files; /* what file() read, as paths: to be watched, a change means loading anew */
+  size_t secret_file_count;
   const char *const *warnings; /* to be logged at start */
   size_t warning_count;
 };
@@ -157,7 +159,7 @@ struct resolution {
   const char *policy;  /* name in `policies`; NULL: the default */
   const char *target;  /* the upstream asked for that narrowed the pool; NULL: none */
   const char *warning; /* a target that was not taken; NULL */
-  bool all_disabled;   /* nobody is left because all are disabled: 503, not 404 */
+  bool all_disabled;   /* beside RESOLVED_UNKNOWN: nobody is left because all that would do are disabled: 503, not 404 */
 };
 
 /*
@@ -169,7 +171,8 @@ enum resolved config_resolve(const struct config *config, struct bench *bench, s
                              struct span target, const struct upstream *pinned, const struct client *client,
                              struct resolution *resolution);
 
-/* The upstream for a path that is no route: the header, else `paths`; NULL: none. A header naming an unknown upstream is NULL too. */
+/* The upstream for a path that is no route: the header, else `paths`; NULL: none. A header naming an unknown upstream is NULL too. A
+ * disabled one is returned: the caller answers 503. */
 const struct upstream *config_path_upstream(const struct config *config, struct span path, struct span target);
 
 /* One line of the option table, for `bullpen check --options` and the README. */

@@ -69,7 +69,7 @@ size_t bench_pardon(struct bench_key *const *keys, size_t count, uint64_t reques
 /* What one attempt holds in the registry, from begin to release. */
 struct bench_ticket {
   struct bench_key *candidate, *upstream; /* NULL when not begun */
-  seconds began;
+  uint64_t seen;               /* how many benches had been set, process-wide, when it began: tells which came after */
   uint64_t serial;             /* of the attempt: who may settle a claim */
   bool trial_candidate, trial_upstream;
   bool settled;
@@ -88,13 +88,15 @@ enum bench_begin bench_begin(struct bench_key *candidate, struct bench_key *upst
 
 enum bench_result {
   BENCH_GOOD,      /* the commit, or an accepted answer under 500: benches (automatic) and counts begun before this attempt are cleared */
-  BENCH_BAD,       /* failed: the count goes up; a trial whose keys were not benched anew is benched as long as last time */
+  BENCH_BAD,       /* failed: a trial whose keys were not benched anew is benched as long as last time */
   BENCH_UNDECIDED, /* client gone, deadline, stop: a claimed trial is given back */
-  BENCH_AGAIN,     /* failed, and the same request tries the candidate again (`retry`): the count goes up, a claim is given back for its next try */
+  BENCH_AGAIN,     /* failed, and the same request tries the candidate again (`retry`): a claim is given back for its next try */
 };
 
-/* Says what became of it; once a ticket (later calls do nothing). */
-void bench_settle(struct bench_ticket *ticket, enum bench_result result, uint64_t request, seconds now);
+/* The attempt failed: the candidate's count of consecutive failures goes up. Call it before benching for it. */
+void bench_count_failure(const struct bench_ticket *ticket);
+/* Says what became of it; once a ticket (later calls do nothing). True when its success lifted a bench. */
+bool bench_settle(struct bench_ticket *ticket, enum bench_result result, uint64_t request, seconds now);
 /* Gives the in-flight slot back, when the transfer is over; settles as UNDECIDED what was not settled. */
 void bench_release(struct bench_ticket *ticket, seconds now);
 
@@ -108,6 +110,7 @@ struct bench_tally {
 };
 void bench_count(struct bench_key *key, enum outcome outcome, seconds first_event); /* first_event < 0: none */
 void bench_tally(const struct bench_key *key, struct bench_tally *tally);
+unsigned bench_inflight(const struct bench_key *key);
 
 /* Taken out of service by an operator (`drain`), whatever rule 5.6 says; kept for the life of the registry. */
 void bench_set_drained(struct bench_key *key, bool drained);

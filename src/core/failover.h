@@ -100,6 +100,7 @@ struct answer {
   enum { ANSWER_DEFAULT, ANSWER_LAST, ANSWER_CUSTOM } kind; /* the table of section 7; the last `status` answer whole; these words */
   int status;
   const char *type, *code, *message;
+  bool pardon; /* the request is the suspect: lift the benches that it alone set */
 };
 
 enum event_type {
@@ -156,6 +157,7 @@ struct failover_setup {
   const struct candidate *const *pool;
   size_t pool_count;
   unsigned max_attempts;
+  bool as_is;                      /* every head commits, whatever its status: a path that is no route */
   struct bench *bench;             /* to find the keys that verdicts name */
   double (*random)(void *context); /* [0,1) */
   void *random_context;
@@ -201,8 +203,9 @@ void failover_full(struct failover *f, seconds now);
 void failover_progress(struct failover *f, seconds now);
 /* Reading stands still for a slow client (or goes on): the idle clock stops. */
 void failover_paused(struct failover *f, bool paused, seconds now);
-/* The error body is as complete as it will get: its end, or 64 KiB. `whole`: it is all there. */
-void failover_error_body(struct failover *f, struct span body, bool whole, seconds now);
+/* A non-2xx's body is as complete as it will get: its end, or 64 KiB. `whole`: it is all there; `over`: the transfer has ended (the driver
+ * calls this instead of failover_ended then). The body is copied. */
+void failover_error_body(struct failover *f, struct span body, bool whole, bool over, seconds now);
 /* The transfer is over. `cause` lives as long as the request, or NULL. `facts`: what a whole non-stream answer told, or NULL. */
 void failover_ended(struct failover *f, enum outcome outcome, const char *cause, const struct event_facts *facts, seconds now);
 /* A timer is due (call at or after failover_timer(); early or needless calls do nothing). The body read so far, for a non-2xx. */
@@ -212,6 +215,8 @@ void failover_client_gone(struct failover *f, seconds now);
 /* When to call failover_timer_due; SECONDS_NEVER: no need. */
 seconds failover_timer(const struct failover *f);
 
+/* The attempt whose transfer the engine wants to go on; NULL: none. */
+const struct attempt *failover_running(const struct failover *f);
 bool failover_committed(const struct failover *f);
 bool failover_settled(const struct failover *f); /* nothing can change any more */
 
@@ -219,7 +224,8 @@ bool failover_settled(const struct failover *f); /* nothing can change any more 
 const struct request *failover_request(const struct failover *f);
 const struct member *failover_pool(const struct failover *f, size_t *count);
 const struct attempt *const *failover_attempts(const struct failover *f, size_t *count);
-double failover_random(const struct failover *f);
-/* Benches a key by name on behalf of a policy, or lifts its automatic bench; tells. False: no such key. */
+unsigned failover_attempts_left(const struct failover *f); /* of limits.attempts */
+double failover_random(const struct failover *f);          /* [0,1) */
+/* The registry, and this request's serial, for a policy that benches by itself. */
 struct bench *failover_bench(const struct failover *f);
 uint64_t failover_serial(const struct failover *f);

@@ -46,6 +46,18 @@ void policy_shared_free(struct policy_shared *shared);
 /* Loads the spec in a fresh VM, with one reference. NULL and `error` = "file:line: what". A spec with neither file nor ready is the built-in: a
  * policy without hooks, version "builtin". `dry`: load checks; post, bench, unbench, metric and shared do nothing. */
 struct policy *policy_load(const struct policy_spec *spec, const struct policy_host *host, bool dry, char *error, size_t error_size);
+
+/* The texts a policy was loaded from: its own file first, then those it required from its folder. `name` is relative to that folder. They live as
+ * long as the policy. */
+struct policy_source {
+  const char *name;
+  struct span text;
+};
+const struct policy_source *policy_sources(const struct policy *policy, size_t *count);
+/* As policy_load, from texts in memory instead of the disk (kept versions; text that is only to be checked). They are copied. */
+struct policy *policy_load_sources(const struct policy_spec *spec, const struct policy_source *sources, size_t count,
+                                   const struct policy_host *host, bool dry, char *error, size_t error_size);
+
 struct policy *policy_ref(struct policy *policy);
 void policy_release(struct policy **policy);
 
@@ -60,5 +72,7 @@ bool policy_check(struct policy *policy, char *error, size_t error_size);
 struct advisor *policy_advise(struct policy *policy, const struct request *request, struct arena *arena);
 /* Tells observers of an event (after the action). */
 void policy_tell(struct advisor *advisor, const struct event *event);
-/* The request is over. Clears the pointer. */
+/* The request is over. Clears the pointer. Call it while the request and its arena are still there. */
 void policy_leave(struct advisor **advisor);
+/* Calls `tick`, if there is one: once a second, on one worker. */
+void policy_tick(struct policy *policy, seconds now);
