@@ -22,7 +22,7 @@ ROOMS_O := $(ROOMS:%.c=$(OUT)/%.o)
 UNIT    := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 
 Q       := @
-.PHONY: all test unit asan tsan fuzz speed style clean install help
+.PHONY: all test unit build-unit asan tsan fuzz speed style clean install help
 .SECONDARY:
 
 all: $(OUT)/bullpen
@@ -57,7 +57,9 @@ $(OUT)/unit/%: tests/unit/%.c $(LEAF_O)
 $(OUT)/unit/test_config $(OUT)/unit/test_policy $(OUT)/unit/test_vm: UNIT_EXTRA = $(ROOMS_O)
 $(OUT)/unit/test_config $(OUT)/unit/test_policy $(OUT)/unit/test_vm: $(ROOMS_O)
 
-unit: $(UNIT)
+build-unit: $(UNIT)
+
+unit: build-unit
 	@for t in $(UNIT); do echo "== $$t"; $$t || exit 1; done
 
 test:

@@ -94,7 +94,7 @@ static void put_field(struct buf *line, const struct log_field *f, bool json) {
     case LOG_FIELD_NONE: break;
     case LOG_FIELD_TEXT: json ? json_put_string(line, f->text) : put_word(line, f->text); break;
     case LOG_FIELD_INTEGER: buf_printf(line, "%lld", f->integer); break;
-    case LOG_FIELD_NUMBER: json_put_number(line, f->number); break;
+    case LOG_FIELD_NUMBER: json_put_number(line, isfinite(f->number) ? round(f->number * 1e6) / 1e6 : f->number); break;
     case LOG_FIELD_BOOL: buf_puts(line, f->boolean ? "true" : "false"); break;
   }
 }

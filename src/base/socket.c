@@ -62,8 +62,12 @@ static bool name_socket(int fd, char real[SOCKET_ADDRESS], uint16_t *got) {
   return true;
 }
 
+static bool is_every(const struct socket_place *place) {
+  return !*place->host || strcmp(place->host, "::") == 0;
+}
+
 static int bind_tcp(const struct addrinfo *to, const struct socket_place *place) {
-  int on = 1, only = *place->host != 0;
+  int on = 1, only = !is_every(place);
   int fd = socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -78,7 +82,7 @@ static int bind_tcp(const struct addrinfo *to, const struct socket_place *place)
 
 /* The first address of a name; of "every address" the IPv6 one, which takes both. */
 static const struct addrinfo *preferred(const struct addrinfo *found, const struct socket_place *place) {
-  for (const struct addrinfo *a = found; a && !*place->host; a = a->ai_next)
+  for (const struct addrinfo *a = found; a && is_every(place); a = a->ai_next)
     if (a->ai_family == AF_INET6) return a;
   return found;
 }
@@ -87,10 +91,10 @@ static int open_tcp(const struct socket_place *place, char real[SOCKET_ADDRESS],
   struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM }, *found = NULL;
   char port[8];
   snprintf(port, sizeof port, "%u", place->port);
-  int result = getaddrinfo(*place->host ? place->host : NULL, port, &hints, &found);
+  int result = getaddrinfo(is_every(place) ? NULL : place->host, port, &hints, &found);
   if (result != 0) return fail(-1, gai_strerror(result), error, error_size);
   int fd = bind_tcp(preferred(found, place), place);
-  if (fd < 0 && !*place->host) fd = bind_tcp(found, place);
+  if (fd < 0 && is_every(place)) fd = bind_tcp(found, place);
   int why = errno;
   freeaddrinfo(found);
   if (fd < 0) return fail(-1, strerror(why), error, error_size);

@@ -8,7 +8,7 @@
 enum { SOCKET_ADDRESS = 128 };
 
 struct socket_place {
-  const char *host; /* a name, a numeric address, "" for every address; or a unix socket's path */
+  const char *host; /* a name, a numeric address, "" or "::" for every address; or a unix socket's path */
   uint16_t port;    /* 0: the system chooses */
   bool is_unix;
   bool shared; /* SO_REUSEPORT: several sockets on one port */

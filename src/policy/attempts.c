@@ -1,9 +1,9 @@
 /*
  * What hooks see of attempts and events.
  *
- * One table per attempt for as long as the request lives: its identity holds, and what has ended is written once. The table of the attempt under
- * way is brought up to date at every call. Headers and body are pushed when they are first touched (see inputs.c). Numbers that are not
- * known are nil, not zero: no head yet, no retry hint, no first event.
+ * One table per attempt for as long as the request lives: its identity holds, and what has ended is written once. The
+ * table of the attempt under way is brought up to date at every call. Headers and body are pushed when they are first
+ * touched (see inputs.c). Numbers that are not known are nil, not zero: no head yet, no retry hint, no first event.
  */
 #include "core/outcome.h"
 #include "policy/parts.h"
@@ -14,14 +14,15 @@ static struct span cut(struct span text, size_t most) {
   return (struct span){ text.p, text.n < most ? text.n : most };
 }
 
-/* __index of an attempt: (table, key); upvalues: the handle, the attempt. The attempt lives as long as the handle says. */
+/* __index of an attempt: (table, key); upvalues: the handle, the attempt. The attempt lives as long as the handle says.
+ * */
 static int attempt_index(lua_State *L) {
   const struct handle *handle = lua_touserdata(L, lua_upvalueindex(1));
   const struct attempt *a = lua_touserdata(L, lua_upvalueindex(2));
   if (!handle->advice || lua_type(L, 2) != LUA_TSTRING) return 0;
   const char *key = lua_tostring(L, 2);
   if (strcmp(key, "headers") == 0) {
-    push_headers(L, a->headers);
+    input_push_headers(L, a->headers);
     if (!a->status) return 1; /* no head came yet: look again later */
   } else if (strcmp(key, "body") == 0 && a->body.n) {
     struct span body = cut(a->body, DATA_BYTES);
@@ -36,41 +37,41 @@ static int attempt_index(lua_State *L) {
 }
 
 static void set_seconds(lua_State *L, const char *key, seconds value) {
-  if (value < 0) set_text(L, key, NULL);
-  else set_number(L, key, value);
+  if (value < 0) input_set_text(L, key, NULL);
+  else input_set_number(L, key, value);
 }
 
 static void set_usage(lua_State *L, const struct usage *usage) {
   if (!usage->known) {
-    set_text(L, "usage", NULL);
+    input_set_text(L, "usage", NULL);
     return;
   }
   lua_createtable(L, 0, 3);
-  set_integer(L, "input", (long long)usage->input);
-  set_integer(L, "output", (long long)usage->output);
-  set_integer(L, "cached", (long long)usage->cached);
+  input_set_integer(L, "input", (long long)usage->input);
+  input_set_integer(L, "output", (long long)usage->output);
+  input_set_integer(L, "cached", (long long)usage->cached);
   lua_setfield(L, -2, "usage");
 }
 
 static void set_error(lua_State *L, const struct upstream_error *error) {
   if (!error->type.n && !error->code.n && !error->message.n) {
-    set_text(L, "error", NULL);
+    input_set_text(L, "error", NULL);
     return;
   }
   lua_createtable(L, 0, 3);
-  set_span(L, "type", error->type);
-  set_span(L, "code", error->code);
-  set_span(L, "message", error->message);
+  input_set_span(L, "type", error->type);
+  input_set_span(L, "code", error->code);
+  input_set_span(L, "message", error->message);
   lua_setfield(L, -2, "error");
 }
 
 static void set_status(lua_State *L, int status) {
-  if (status) set_integer(L, "status", status);
-  else set_text(L, "status", NULL);
+  if (status) input_set_integer(L, "status", status);
+  else input_set_text(L, "status", NULL);
 }
 
 static void set_outcome(lua_State *L, enum outcome outcome) {
-  set_text(L, "outcome", outcome == OUTCOME_NONE ? NULL : outcome_name(outcome));
+  input_set_text(L, "outcome", outcome == OUTCOME_NONE ? NULL : outcome_name(outcome));
 }
 
 static void refresh_attempt(lua_State *L, const struct attempt *a, seconds now) {
@@ -80,27 +81,29 @@ static void refresh_attempt(lua_State *L, const struct attempt *a, seconds now) 
   set_seconds(L, "retry_after", a->retry_after);
   set_seconds(L, "elapsed", (a->ended_at > 0 ? a->ended_at : now) - a->started);
   set_seconds(L, "first_event", a->first_event_at > 0 ? a->first_event_at - a->started : -1);
-  set_bool(L, "committed", a->committed);
+  input_set_bool(L, "committed", a->committed);
   set_usage(L, &a->usage);
-  set_span(L, "finish_reason", a->finish_reason);
-  set_span(L, "response_id", a->response_id);
+  input_set_span(L, "finish_reason", a->finish_reason);
+  input_set_span(L, "response_id", a->response_id);
 }
 
-static void build_attempt(lua_State *L, struct advice *advice, const struct failover *f, const struct attempt *a, seconds now) {
+static void build_attempt(lua_State *L, struct advice *advice, const struct failover *f, const struct attempt *a,
+                          seconds now) {
   lua_createtable(L, 0, ATTEMPT_FIELDS);
-  set_integer(L, "number", a->number);
-  set_integer(L, "try", a->try);
-  set_number(L, "started", a->started);
-  push_candidate(L, advice, f, a->member, now, false);
+  input_set_integer(L, "number", a->number);
+  input_set_integer(L, "try", a->try);
+  input_set_number(L, "started", a->started);
+  input_push_candidate(L, advice, f, a->member, now, false);
   lua_setfield(L, -2, "candidate");
-  push_slot(L, advice, BOX_HANDLE);
+  input_push_slot(L, advice, BOX_HANDLE);
   lua_pushlightuserdata(L, (void *)a);
   lua_pushcclosure(L, attempt_index, 2);
-  set_index(L);
+  input_set_index(L);
 }
 
-void push_attempt(lua_State *L, struct advice *advice, const struct failover *f, const struct attempt *a, seconds now) {
-  push_slot(L, advice, BOX_ATTEMPTS);
+void input_push_attempt(lua_State *L, struct advice *advice, const struct failover *f, const struct attempt *a,
+                        seconds now) {
+  input_push_slot(L, advice, BOX_ATTEMPTS);
   bool fresh = lua_rawgeti(L, -1, a->number) == LUA_TNIL;
   if (fresh) {
     lua_pop(L, 1);
@@ -114,12 +117,12 @@ void push_attempt(lua_State *L, struct advice *advice, const struct failover *f,
   if (a->ended_at > 0 && a->number == advice->final + 1) advice->final++;
 }
 
-void push_attempts(lua_State *L, struct advice *advice, const struct failover *f, seconds now) {
+void input_push_attempts(lua_State *L, struct advice *advice, const struct failover *f, seconds now) {
   size_t count;
   const struct attempt *const *attempts = failover_attempts(f, &count);
   lua_createtable(L, (int)count, 0);
   for (size_t i = 0; i < count; i++) {
-    push_attempt(L, advice, f, attempts[i], now);
+    input_push_attempt(L, advice, f, attempts[i], now);
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
 }
@@ -128,43 +131,43 @@ void push_attempts(lua_State *L, struct advice *advice, const struct failover *f
 
 static void set_told_attempt(lua_State *L, const struct attempt *a) {
   if (!a) return;
-  set_integer(L, "attempt", a->number);
+  input_set_integer(L, "attempt", a->number);
   set_usage(L, &a->usage);
-  set_span(L, "finish_reason", a->finish_reason);
-  set_span(L, "response_id", a->response_id);
+  input_set_span(L, "finish_reason", a->finish_reason);
+  input_set_span(L, "response_id", a->response_id);
 }
 
 static void set_told_request(lua_State *L, struct advice *advice, const struct request *request) {
   if (!request) return;
-  set_text(L, "request_id", request->id);
-  set_text(L, "client", request->client);
-  set_span(L, "model", request->model);
-  push_slot(L, advice, BOX_REQUEST);
+  input_set_text(L, "request_id", request->id);
+  input_set_text(L, "client", request->client);
+  input_set_span(L, "model", request->model);
+  input_push_slot(L, advice, BOX_REQUEST);
   lua_pushliteral(L, "vars");
   lua_rawget(L, -2);
   lua_setfield(L, -3, "vars");
   lua_pop(L, 1);
 }
 
-void push_told(lua_State *L, struct advice *advice, const struct event *e) {
+void input_push_told(lua_State *L, struct advice *advice, const struct event *e) {
   lua_createtable(L, 0, TOLD_FIELDS);
-  set_text(L, "type", event_type_name(e->type));
-  set_number(L, "time", e->time);
+  input_set_text(L, "type", event_type_name(e->type));
+  input_set_number(L, "time", e->time);
   set_told_request(L, advice, e->request);
   set_told_attempt(L, e->attempt);
-  set_text(L, "candidate", e->candidate);
-  set_text(L, "next", e->next);
+  input_set_text(L, "candidate", e->candidate);
+  input_set_text(L, "next", e->next);
   set_outcome(L, e->outcome);
   set_status(L, e->status);
-  set_text(L, "verdict", e->verdict == VERDICT_NONE ? NULL : verdict_name(e->verdict));
-  set_text(L, "reason", e->reason);
-  set_text(L, "label", e->label);
-  set_text(L, "error", e->error);
+  input_set_text(L, "verdict", e->verdict == VERDICT_NONE ? NULL : verdict_name(e->verdict));
+  input_set_text(L, "reason", e->reason);
+  input_set_text(L, "label", e->label);
+  input_set_text(L, "error", e->error);
   set_seconds(L, "delay", e->delay);
   set_seconds(L, "benched_for", e->benched_for);
   set_seconds(L, "elapsed", e->elapsed);
   set_seconds(L, "first_event", e->first_event);
-  set_text(L, "policy", advice->policy->version);
+  input_set_text(L, "policy", advice->policy->version);
 }
 
 /* The end of a stream commits what came before it: policies know three answers. */
@@ -178,12 +181,12 @@ static const char *class_name(enum event_class class) {
   return NULL;
 }
 
-void push_gate_event(lua_State *L, const struct call *c) {
+void input_push_gate_event(lua_State *L, const struct call *c) {
   struct span data = cut(c->event->data, DATA_BYTES);
   lua_createtable(L, 0, 4);
-  set_span(L, "name", c->event->name);
+  input_set_span(L, "name", c->event->name);
   lua_pushlstring(L, data.p ? data.p : "", data.n);
   lua_setfield(L, -2, "data");
-  set_integer(L, "bytes", (long long)c->bytes);
-  set_text(L, "verdict", class_name(c->builtin));
+  input_set_integer(L, "bytes", (long long)c->bytes);
+  input_set_text(L, "verdict", class_name(c->builtin));
 }

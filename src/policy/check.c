@@ -1,10 +1,11 @@
 /*
  * Every hook on sample data, before a policy is let near a request.
  *
- * Sample requests are put through the real engine with this policy as its advisor and a registry of their own; upstreams fail in every way a hook
- * may meet, then answer. What the engine happens not to ask is asked directly at the end of each request. The first fault is the
- * result. While the check lasts the policy is dry (benches and shared are not touched), nothing is counted or logged, and a hook
- * that names a candidate the sample pool does not have is not held to it.
+ * Sample requests are put through the real engine with this policy as its advisor and a registry of their own;
+ * upstreams fail in every way a hook may meet, then answer. What the engine happens not to ask is asked directly at the
+ * end of each request. The first fault is the result. While the check lasts the policy is dry (benches and shared are
+ * not touched), nothing is counted or logged, and a hook that names a candidate the sample pool does not have is not
+ * held to it.
  */
 #include <stdio.h>
 
@@ -27,10 +28,12 @@ static const struct mishap {
   enum outcome outcome;
   const char *body;
 } mishaps[] = {
-  { 429, OUTCOME_STATUS, "{\"error\":{\"message\":\"Rate limit reached\",\"type\":\"rate_limit_error\",\"code\":\"rate_limit_exceeded\"}}" },
+  { 429, OUTCOME_STATUS, "{\"error\":{\"message\":\"Rate limit "
+                         "reached\",\"type\":\"rate_limit_error\",\"code\":\"rate_limit_exceeded\"}}" },
   { 500, OUTCOME_STATUS, "<html>oops</html>" },
   { 0, OUTCOME_CONNECT, NULL },
-  { 401, OUTCOME_STATUS, "{\"error\":{\"message\":\"Incorrect API key\",\"type\":\"invalid_request_error\",\"code\":\"invalid_api_key\"}}" },
+  { 401, OUTCOME_STATUS, "{\"error\":{\"message\":\"Incorrect API "
+                         "key\",\"type\":\"invalid_request_error\",\"code\":\"invalid_api_key\"}}" },
   { 0, OUTCOME_HEADERS_TIMEOUT, NULL },
   { 200, OUTCOME_STREAM_ERROR, NULL },
   { 404, OUTCOME_STATUS, "" },
@@ -63,12 +66,14 @@ static double sample_random(void *context) {
 
 static bool make_pool(struct sample *s, enum api api) {
   static const char *const names[POOL][3] = {
-    { "openai/gpt-4o", "openai", "gpt-4o" }, { "azure/gpt-4o-eu", "azure", "gpt-4o-eu" }, { "sample/gpt-4o-mini", "sample", "gpt-4o-mini" },
+    { "openai/gpt-4o", "openai", "gpt-4o" }, { "azure/gpt-4o-eu", "azure", "gpt-4o-eu" },
+        { "sample/gpt-4o-mini", "sample", "gpt-4o-mini" },
   };
   s->bench = bench_new(2 * POOL);
   for (size_t i = 0; s->bench && i < POOL; i++) {
     s->candidates[i] = (struct candidate){
-      .name = names[i][0], .upstream_name = names[i][1], .model = names[i][2], .api = api, .weight = 1, .priority = (int)i,
+      .name = names[i][0], .upstream_name = names[i][1], .model = names[i][2], .api = api, .weight = 1,
+          .priority = (int)i,
       .timeouts = { 5, 300, 120, 120, 20 },
       .key = bench_get(s->bench, span_of(names[i][0])), .upstream_key = bench_get(s->bench, span_of(names[i][1])),
     };
@@ -82,8 +87,10 @@ static void make_request(struct sample *s, enum route route, bool stream) {
   static const char body[] = "{\"model\":\"gpt-4o\",\"user\":\"someone\",\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}";
   s->now = clock_now();
   s->request = (struct request){
-    .id = "check", .route = route, .method = "POST", .path = route == ROUTE_MESSAGES ? SPAN("/v1/messages") : SPAN("/v1/chat/completions"),
-    .model = SPAN("gpt-4o"), .stream = stream, .client = stream ? NULL : "sample", .session = stream ? "sample-session" : NULL,
+    .id = "check", .route = route, .method = "POST", .path = route == ROUTE_MESSAGES ? SPAN("/v1/messages")
+        : SPAN("/v1/chat/completions"),
+    .model = SPAN("gpt-4o"), .stream = stream, .client = stream ? NULL : "sample", .session = stream
+        ? "sample-session" : NULL,
     .headers = { request_headers, 2 }, .body = { body, sizeof body - 1 }, .received = s->now, .deadline = s->now + 900,
   };
 }
@@ -93,7 +100,8 @@ static void make_request(struct sample *s, enum route route, bool stream) {
 static void feed_event(struct sample *s, enum event_class class, struct span data) {
   struct event_facts facts = { .class = class, .sequence = -1 };
   struct sse_event event = { .data = data };
-  if (class == EVENT_FAIL) facts.error = (struct upstream_error){ .type = SPAN("overloaded_error"), .message = SPAN("Overloaded") };
+  if (class == EVENT_FAIL) facts.error = (struct upstream_error){ .type = SPAN("overloaded_error"),
+      .message = SPAN("Overloaded") };
   failover_event(s->f, &facts, &event, data.n, s->now);
 }
 
@@ -101,12 +109,14 @@ static void fail_attempt(struct sample *s) {
   const struct mishap *m = &mishaps[s->mishap++ % MISHAPS];
   if (m->status) failover_head(s->f, m->status, (struct headers){ answer_headers, 2 }, s->now);
   if (m->outcome == OUTCOME_STATUS) failover_error_body(s->f, span_of(m->body), true, true, s->now);
-  else if (m->outcome == OUTCOME_STREAM_ERROR) feed_event(s, EVENT_FAIL, SPAN("{\"error\":{\"message\":\"Overloaded\"}}"));
+  else if (m->outcome == OUTCOME_STREAM_ERROR) feed_event(s, EVENT_FAIL,
+                                                          SPAN("{\"error\":{\"message\":\"Overloaded\"}}"));
   else failover_ended(s->f, m->outcome, NULL, NULL, s->now);
 }
 
 static void serve_attempt(struct sample *s) {
-  struct event_facts facts = { .finish_reason = SPAN("stop"), .response_id = SPAN("chatcmpl-1"), .usage = { true, 9, 3, 0 }, .sequence = -1 };
+  struct event_facts facts = { .finish_reason = SPAN("stop"), .response_id = SPAN("chatcmpl-1"),
+                               .usage = { true, 9, 3, 0 }, .sequence = -1 };
   failover_head(s->f, 200, (struct headers){ answer_headers, 1 }, s->now);
   if (s->request.stream) {
     feed_event(s, EVENT_HOLD, SPAN("{\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}"));
@@ -194,7 +204,8 @@ bool policy_check(struct policy *policy, char *error, size_t error_size) {
   policy->fault = fault;
   for (unsigned round = 0; round < ROUNDS; round++) {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-      good = good && check_request(policy, kinds[i].route, kinds[i].stream, round * ATTEMPTS / 2, round * 4 + (unsigned)i);
+      good = good && check_request(policy, kinds[i].route, kinds[i].stream, round * ATTEMPTS / 2,
+                                   round * 4 + (unsigned)i);
     }
     policy_tick(policy, clock_now());
   }

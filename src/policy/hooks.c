@@ -6,9 +6,10 @@
  *                                   +-- good: the answer is copied out <--------------------------+
  *                                   +-- time, memory, raised, bad return: counted, logged, the built-in answers
  *
- * Everything Lua can do happens inside the one protected call, under one time budget; nothing it said is copied out unless the call
- * was good. C memory is only ever taken from the request's arena there, so a raise leaks nothing. A fault never fails a request, unless the policy
- * says on_error = "reject": then advisor->reject is set (not for `observe`, whose answer nobody waits for).
+ * Everything Lua can do happens inside the one protected call, under one time budget; nothing it said is copied out
+ * unless the call was good. C memory is only ever taken from the request's arena there, so a raise leaks nothing. A
+ * fault never fails a request, unless the policy says on_error = "reject": then advisor->reject is set (not for
+ * `observe`, whose answer nobody waits for).
  */
 #include <stdio.h>
 #include <time.h>
@@ -18,9 +19,11 @@
 
 enum { CHECK_PATIENCE = 5 }; /* a check on a busy machine gets this many times the budget */
 
-const char *const policy_hook_names[HOOK_COUNT] = { "init", "select", "classify", "backoff", "observe", "gate", "exhausted", "tick" };
+const char *const policy_hook_names[HOOK_COUNT] = { "init", "select", "classify", "backoff", "observe", "gate",
+                                                    "exhausted", "tick" };
 const char *const policy_fault_names[FAULT_COUNT] = { "time", "memory", "raised", "bad_return" };
-const double policy_hook_bounds[HOOK_BUCKETS] = { 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 1e-1 };
+const double policy_hook_bounds[HOOK_BUCKETS] = { 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2,
+                                                  1e-1 };
 
 /* ---- counting ---- */
 
@@ -48,7 +51,8 @@ static void log_fault(struct policy *policy, enum policy_hook hook, enum policy_
     return;
   }
   log_warn("policy hook failed", LOG_TEXT("policy", policy->spec.name), LOG_TEXT("version", policy->version),
-           LOG_TEXT("hook", policy_hook_names[hook]), LOG_TEXT("reason", policy_fault_names[fault]), LOG_TEXT("error", error),
+           LOG_TEXT("hook", policy_hook_names[hook]), LOG_TEXT("reason", policy_fault_names[fault]),
+               LOG_TEXT("error", error),
            LOG_INT("suppressed", policy->suppressed));
   policy->logged = now;
   policy->suppressed = 0;
@@ -58,7 +62,8 @@ static void hook_failed(struct call *c, enum policy_fault fault, const char *err
   struct policy *policy = c->policy;
   if (c->advice && policy->spec.reject && c->hook != HOOK_OBSERVE) c->advice->advisor.reject = true;
   if (policy->fault) {
-    if (!*policy->fault) snprintf(policy->fault, ERROR_BYTES, "%s (%s: %s)", error, policy_hook_names[c->hook], policy_fault_names[fault]);
+    if (!*policy->fault) snprintf(policy->fault, ERROR_BYTES, "%s (%s: %s)", error, policy_hook_names[c->hook],
+                                  policy_fault_names[fault]);
     return;
   }
   if (policy->host.dry) return;
@@ -69,7 +74,8 @@ static void hook_failed(struct call *c, enum policy_fault fault, const char *err
 
 /* ---- the one way into Lua ---- */
 
-/* "policy.lua:12: select: " before what is wrong with the return, the line being where the hook begins. The hook is on the stack. */
+/* "policy.lua:12: select: " before what is wrong with the return, the line being where the hook begins. The hook is on
+ * the stack. */
 static void place_of_hook(lua_State *L, char *place, size_t size) {
   lua_Debug d;
   lua_getinfo(L, ">S", &d);
@@ -107,7 +113,8 @@ static bool run(struct call *c, int (*body)(lua_State *L, void *context)) {
   host->f = c->f;
   host->now = c->now;
   uint64_t began = nanoseconds_now();
-  enum vm_result result = vm_protect(vm, body, c, policy->spec.time * (policy->fault ? CHECK_PATIENCE : 1), error, sizeof error);
+  enum vm_result result = vm_protect(vm, body, c, policy->spec.time * (policy->fault ? CHECK_PATIENCE : 1), error,
+                                     sizeof error);
   count_call(policy, c->hook, nanoseconds_now() - began);
   host->f = NULL;
   host->now = 0;
@@ -123,7 +130,7 @@ static struct call call_of(struct advisor *advisor, enum policy_hook hook, const
 
 static void push_hook(lua_State *L, const struct call *c) {
   luaL_checkstack(L, 40, NULL);
-  if (c->advice) open_box(L, c->advice);
+  if (c->advice) input_open_box(L, c->advice);
   lua_rawgeti(L, LUA_REGISTRYINDEX, c->policy->hooks[c->hook]);
 }
 
@@ -132,11 +139,11 @@ static void push_hook(lua_State *L, const struct call *c) {
 static int select_body(lua_State *L, void *context) {
   struct call *c = context;
   push_hook(L, c);
-  push_request(L, c->advice, c->f);
-  push_pool(L, c->advice, c->f, c->now);
-  push_attempts(L, c->advice, c->f, c->now);
+  input_push_request(L, c->advice, c->f);
+  input_push_pool(L, c->advice, c->f, c->now);
+  input_push_attempts(L, c->advice, c->f, c->now);
   lua_call(L, 3, 2);
-  read_pick(L, c);
+  verdict_read_pick(L, c);
   return 0;
 }
 
@@ -150,12 +157,12 @@ static void hook_select(struct advisor *advisor, const struct failover *f, secon
 static int classify_body(lua_State *L, void *context) {
   struct call *c = context;
   push_hook(L, c);
-  push_request(L, c->advice, c->f);
-  push_attempt(L, c->advice, c->f, c->attempt, c->now);
-  push_candidate(L, c->advice, c->f, c->attempt->member, c->now, true);
+  input_push_request(L, c->advice, c->f);
+  input_push_attempt(L, c->advice, c->f, c->attempt, c->now);
+  input_push_candidate(L, c->advice, c->f, c->attempt->member, c->now, true);
   lua_pop(L, 1);
   lua_call(L, 2, 2);
-  read_judgement(L, c);
+  verdict_read_judgement(L, c);
   return 0;
 }
 
@@ -171,14 +178,15 @@ static void hook_classify(struct advisor *advisor, const struct failover *f, con
 static int backoff_body(lua_State *L, void *context) {
   struct call *c = context;
   push_hook(L, c);
-  push_request(L, c->advice, c->f);
-  push_attempt(L, c->advice, c->f, c->attempt, c->now);
+  input_push_request(L, c->advice, c->f);
+  input_push_attempt(L, c->advice, c->f, c->attempt, c->now);
   lua_call(L, 2, 1);
-  read_delay(L, c);
+  verdict_read_delay(L, c);
   return 0;
 }
 
-static seconds hook_backoff(struct advisor *advisor, const struct failover *f, const struct attempt *failed, unsigned member, seconds now) {
+static seconds hook_backoff(struct advisor *advisor, const struct failover *f, const struct attempt *failed,
+                            unsigned member, seconds now) {
   struct call c = call_of(advisor, HOOK_BACKOFF, f, now);
   c.attempt = failed;
   if (run(&c, backoff_body)) return c.delay;
@@ -188,11 +196,11 @@ static seconds hook_backoff(struct advisor *advisor, const struct failover *f, c
 static int gate_body(lua_State *L, void *context) {
   struct call *c = context;
   push_hook(L, c);
-  push_request(L, c->advice, c->f);
-  push_attempt(L, c->advice, c->f, c->attempt, host_now(&c->policy->host));
-  push_gate_event(L, c);
+  input_push_request(L, c->advice, c->f);
+  input_push_attempt(L, c->advice, c->f, c->attempt, host_now(&c->policy->host));
+  input_push_gate_event(L, c);
   lua_call(L, 3, 1);
-  read_class(L, c);
+  verdict_read_class(L, c);
   return 0;
 }
 
@@ -209,10 +217,10 @@ static enum event_class hook_gate(struct advisor *advisor, const struct failover
 static int exhausted_body(lua_State *L, void *context) {
   struct call *c = context;
   push_hook(L, c);
-  push_request(L, c->advice, c->f);
-  push_attempts(L, c->advice, c->f, c->now);
+  input_push_request(L, c->advice, c->f);
+  input_push_attempts(L, c->advice, c->f, c->now);
   lua_call(L, 2, 1);
-  read_answer(L, c);
+  verdict_read_answer(L, c);
   return 0;
 }
 
@@ -227,7 +235,7 @@ static void hook_exhausted(struct advisor *advisor, const struct failover *f, se
 static int observe_body(lua_State *L, void *context) {
   struct call *c = context;
   push_hook(L, c);
-  push_told(L, c->advice, c->told);
+  input_push_told(L, c->advice, c->told);
   lua_call(L, 1, 0);
   return 0;
 }

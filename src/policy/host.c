@@ -1,8 +1,9 @@
 /*
  * The global table `bullpen`: what a policy may ask of the process. Everything is bounded and nothing blocks.
  *
- * Wrong arguments raise at the caller (a policy's mistake); what can happen at run time comes back as a value. In load checks (`dry`) arguments
- * are checked all the same, and nothing is changed. Each function's upvalue is the `struct host`, which outlives the VM.
+ * Wrong arguments raise at the caller (a policy's mistake); what can happen at run time comes back as a value. In load
+ * checks (`dry`) arguments are checked all the same, and nothing is changed. Each function's upvalue is the `struct
+ * host`, which outlives the VM.
  */
 #include <math.h>
 

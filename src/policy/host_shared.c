@@ -1,6 +1,6 @@
 /*
- * bullpen.shared in Lua: get, set, add, incr, delete over the process-wide store. Wrong arguments raise; what the store cannot do comes back as
- * `nil, reason`. In load checks it is an empty store that takes everything and keeps nothing.
+ * bullpen.shared in Lua: get, set, add, incr, delete over the process-wide store. Wrong arguments raise; what the store
+ * cannot do comes back as `nil, reason`. In load checks it is an empty store that takes everything and keeps nothing.
  */
 #include <math.h>
 
@@ -71,7 +71,8 @@ static int refused(lua_State *L, enum shared_result result) {
   return 2;
 }
 
-/* get(key) -> value or nil. The room for a long string belongs to Lua; it may have grown again when we come back with it. */
+/* get(key) -> value or nil. The room for a long string belongs to Lua; it may have grown again when we come back with
+ * it. */
 static int shared_lua_get(lua_State *L) {
   struct policy_shared *store = store_of(L);
   struct span key = check_key(L);

@@ -1,13 +1,14 @@
 /*
  * What hooks see of a request and its candidates, as plain tables.
  *
- * All tables of one request hang on one "box" in the registry, made at its first hook call and given back by policy_leave. A request that
- * began before its VM was replaced gets a new box (and new, empty `vars`) at its next call. What is dear and seldom read (headers, the decoded
- * body, an attempt's body) is pushed when it is first touched, by a hidden __index that reaches the request through a handle: a policy may
- * keep a table longer than the request lives, and then finds those fields nil.
+ * All tables of one request hang on one "box" in the registry, made at its first hook call and given back by
+ * policy_leave. A request that began before its VM was replaced gets a new box (and new, empty `vars`) at its next
+ * call. What is dear and seldom read (headers, the decoded body, an attempt's body) is pushed when it is first touched,
+ * by a hidden __index that reaches the request through a handle: a policy may keep a table longer than the request
+ * lives, and then finds those fields nil.
  *
- * Candidates are tables of the request, not of the VM: a reload frees candidates, and a policy may write into what it is given.
- * The list handed to `select` is new every time, because policies sort and shorten it.
+ * Candidates are tables of the request, not of the VM: a reload frees candidates, and a policy may write into what it
+ * is given. The list handed to `select` is new every time, because policies sort and shorten it.
  */
 #include <ctype.h>
 #include <math.h>
@@ -20,29 +21,29 @@ enum { HEADER_NAME_BYTES = 256, FIELD_COUNT = 24 };
 
 /* ---- fields ---- */
 
-void set_text(lua_State *L, const char *key, const char *text) {
+void input_set_text(lua_State *L, const char *key, const char *text) {
   if (!text) lua_pushnil(L);
   else lua_pushstring(L, text);
   lua_setfield(L, -2, key);
 }
 
-void set_span(lua_State *L, const char *key, struct span text) {
+void input_set_span(lua_State *L, const char *key, struct span text) {
   if (!text.n) lua_pushnil(L);
   else lua_pushlstring(L, text.p, text.n);
   lua_setfield(L, -2, key);
 }
 
-void set_number(lua_State *L, const char *key, double number) {
+void input_set_number(lua_State *L, const char *key, double number) {
   lua_pushnumber(L, number);
   lua_setfield(L, -2, key);
 }
 
-void set_integer(lua_State *L, const char *key, long long number) {
+void input_set_integer(lua_State *L, const char *key, long long number) {
   lua_pushinteger(L, number);
   lua_setfield(L, -2, key);
 }
 
-void set_bool(lua_State *L, const char *key, bool value) {
+void input_set_bool(lua_State *L, const char *key, bool value) {
   lua_pushboolean(L, value);
   lua_setfield(L, -2, key);
 }
@@ -54,18 +55,19 @@ static void set_value(lua_State *L, const char *key, const struct value *value) 
   lua_setfield(L, -2, key);
 }
 
-void set_index(lua_State *L) {
+void input_set_index(lua_State *L) {
   lua_createtable(L, 0, 2);
   lua_insert(L, -2);
   lua_setfield(L, -2, "__index");
-  set_bool(L, "__metatable", false);
+  input_set_bool(L, "__metatable", false);
   lua_setmetatable(L, -2);
 }
 
 /* ---- headers ---- */
 
 static bool is_secret(const char *name) {
-  static const char *const secrets[] = { "authorization", "proxy-authorization", "x-api-key", "api-key",    "x-goog-api-key",
+  static const char *const secrets[] = { "authorization", "proxy-authorization", "x-api-key", "api-key",
+                                         "x-goog-api-key",
                                          "cookie",        "cookie2",             "set-cookie", "set-cookie2" };
   for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
     if (strcmp(name, secrets[i]) == 0) return true;
@@ -79,7 +81,7 @@ static bool lower_name(struct span name, char lower[HEADER_NAME_BYTES]) {
   return !is_secret(lower);
 }
 
-void push_headers(lua_State *L, struct headers headers) {
+void input_push_headers(lua_State *L, struct headers headers) {
   char name[HEADER_NAME_BYTES];
   lua_createtable(L, 0, (int)headers.count);
   for (size_t i = 0; i < headers.count; i++) {
@@ -126,12 +128,13 @@ static void push_field_value(lua_State *L, struct body_value value, struct arena
   }
 }
 
-/* request.field(name). Each name is looked for once a request: the scan reads the whole body, and an escaped string lands in the arena. */
+/* request.field(name). Each name is looked for once a request: the scan reads the whole body, and an escaped string
+ * lands in the arena. */
 static int field_read(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   struct advice *advice = live_advice(L);
   if (!advice) return 0;
-  push_slot(L, advice, BOX_FIELDS);
+  input_push_slot(L, advice, BOX_FIELDS);
   lua_pushvalue(L, 1);
   if (lua_rawget(L, -2) == LUA_TNIL) {
     struct body_value value;
@@ -154,7 +157,7 @@ static int request_index(lua_State *L) {
   if (!advice || lua_type(L, 2) != LUA_TSTRING) return 0;
   const char *key = lua_tostring(L, 2);
   if (strcmp(key, "headers") == 0) {
-    push_headers(L, advice->request->headers);
+    input_push_headers(L, advice->request->headers);
   } else if (strcmp(key, "json") == 0) {
     if (advice->request->body.n > JSON_BYTES) return 0;
     host_decode(L, advice->request->body);
@@ -173,7 +176,7 @@ static int request_index(lua_State *L) {
 static void set_client(lua_State *L, const struct request *request) {
   if (!request->client) return;
   lua_createtable(L, 0, 2);
-  set_text(L, "name", request->client);
+  input_set_text(L, "name", request->client);
   set_value(L, "tags", request->client_tags);
   lua_setfield(L, -2, "client");
 }
@@ -181,27 +184,27 @@ static void set_client(lua_State *L, const struct request *request) {
 /* The handle is on top of the stack, and stays. */
 static void build_request(lua_State *L, const struct request *r) {
   lua_createtable(L, 0, FIELD_COUNT);
-  set_text(L, "id", r->id);
-  set_text(L, "route", route_name(r->route));
-  set_text(L, "method", r->method);
-  set_span(L, "path", r->path);
-  set_span(L, "model", r->model);
-  set_bool(L, "stream", r->stream);
-  set_text(L, "target", r->target);
+  input_set_text(L, "id", r->id);
+  input_set_text(L, "route", route_name(r->route));
+  input_set_text(L, "method", r->method);
+  input_set_span(L, "path", r->path);
+  input_set_span(L, "model", r->model);
+  input_set_bool(L, "stream", r->stream);
+  input_set_text(L, "target", r->target);
   set_client(L, r);
-  set_text(L, "session", r->session);
-  set_integer(L, "body_size", (long long)r->body.n);
-  set_number(L, "received", r->received);
-  set_number(L, "deadline", r->deadline);
+  input_set_text(L, "session", r->session);
+  input_set_integer(L, "body_size", (long long)r->body.n);
+  input_set_number(L, "received", r->received);
+  input_set_number(L, "deadline", r->deadline);
   lua_newtable(L);
   lua_setfield(L, -2, "vars");
   lua_pushvalue(L, -2);
   lua_pushcclosure(L, request_index, 1);
-  set_index(L);
+  input_set_index(L);
 }
 
 /* Nothing is noted in `advice` before the last step that can raise. */
-void open_box(lua_State *L, struct advice *advice) {
+void input_open_box(lua_State *L, struct advice *advice) {
   unsigned generation = advice->policy->generation;
   if (advice->box != LUA_NOREF && advice->generation == generation) return;
   lua_createtable(L, BOX_FIELDS, 0);
@@ -223,16 +226,16 @@ void open_box(lua_State *L, struct advice *advice) {
   advice->final = 0;
 }
 
-void push_slot(lua_State *L, struct advice *advice, enum box_slot slot) {
+void input_push_slot(lua_State *L, struct advice *advice, enum box_slot slot) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, advice->box);
   lua_rawgeti(L, -1, slot);
   lua_remove(L, -2);
 }
 
-void push_request(lua_State *L, struct advice *advice, const struct failover *f) {
+void input_push_request(lua_State *L, struct advice *advice, const struct failover *f) {
   size_t attempts;
   (void)failover_attempts(f, &attempts);
-  push_slot(L, advice, BOX_REQUEST);
+  input_push_slot(L, advice, BOX_REQUEST);
   lua_pushinteger(L, (lua_Integer)attempts);
   lua_setfield(L, -2, "attempts");
 }
@@ -241,14 +244,14 @@ void push_request(lua_State *L, struct advice *advice, const struct failover *f)
 
 static void build_candidate(lua_State *L, const struct candidate *c, const struct request *r) {
   lua_createtable(L, 0, FIELD_COUNT);
-  set_text(L, "name", c->name);
-  set_text(L, "upstream", c->upstream_name);
-  if (c->model && *c->model) set_text(L, "model", c->model);
-  else set_span(L, "model", r->model);
-  set_text(L, "api", api_name(c->api));
-  set_number(L, "weight", c->weight);
-  set_integer(L, "priority", c->priority);
-  set_bool(L, "passthrough", c->passthrough);
+  input_set_text(L, "name", c->name);
+  input_set_text(L, "upstream", c->upstream_name);
+  if (c->model && *c->model) input_set_text(L, "model", c->model);
+  else input_set_span(L, "model", r->model);
+  input_set_text(L, "api", api_name(c->api));
+  input_set_number(L, "weight", c->weight);
+  input_set_integer(L, "priority", c->priority);
+  input_set_bool(L, "passthrough", c->passthrough);
   set_value(L, "tags", c->tags);
   set_value(L, "price", c->price);
 }
@@ -257,35 +260,36 @@ static void build_candidate(lua_State *L, const struct candidate *c, const struc
 static void set_bench(lua_State *L, const struct member *m, seconds now) {
   char reason[BENCH_REASON_BYTES] = "";
   const struct bench_state *s = &m->state;
-  set_bool(L, "benched", s->benched);
-  set_bool(L, "manual", s->manual);
+  input_set_bool(L, "benched", s->benched);
+  input_set_bool(L, "manual", s->manual);
   if (!s->benched) {
-    set_text(L, "bench_until", NULL);
-    set_text(L, "bench_reason", NULL);
+    input_set_text(L, "bench_until", NULL);
+    input_set_text(L, "bench_reason", NULL);
     return;
   }
-  set_number(L, "bench_until", s->until > now ? s->until : now); /* full, or its trial is under way: any moment */
+  input_set_number(L, "bench_until", s->until > now ? s->until : now); /* full, or its trial is under way: any moment */
   if (!m->full) bench_reason(m->candidate->key, now, reason);
   if (!m->full && !*reason) bench_reason(m->candidate->upstream_key, now, reason);
-  set_text(L, "bench_reason", m->full ? "full" : reason);
+  input_set_text(L, "bench_reason", m->full ? "full" : reason);
 }
 
 static void refresh_candidate(lua_State *L, const struct member *m, seconds now) {
   struct bench_tally tally;
   bench_tally(m->candidate->key, &tally);
   set_bench(L, m, now);
-  set_integer(L, "fails", m->state.fails);
-  set_integer(L, "inflight", tally.inflight);
-  set_number(L, "latency", tally.latency);
-  set_number(L, "error_rate", tally.error_rate);
-  set_number(L, "last_used", tally.last_used);
-  set_integer(L, "tried", m->tried);
+  input_set_integer(L, "fails", m->state.fails);
+  input_set_integer(L, "inflight", tally.inflight);
+  input_set_number(L, "latency", tally.latency);
+  input_set_number(L, "error_rate", tally.error_rate);
+  input_set_number(L, "last_used", tally.last_used);
+  input_set_integer(L, "tried", m->tried);
 }
 
-void push_candidate(lua_State *L, struct advice *advice, const struct failover *f, unsigned member, seconds now, bool refresh) {
+void input_push_candidate(lua_State *L, struct advice *advice, const struct failover *f, unsigned member,
+                          seconds now, bool refresh) {
   size_t count;
   const struct member *pool = failover_pool(f, &count);
-  push_slot(L, advice, BOX_CANDIDATES);
+  input_push_slot(L, advice, BOX_CANDIDATES);
   if (lua_rawgeti(L, -1, member + 1) == LUA_TNIL) {
     lua_pop(L, 1);
     build_candidate(L, pool[member].candidate, advice->request);
@@ -297,13 +301,13 @@ void push_candidate(lua_State *L, struct advice *advice, const struct failover *
   if (refresh) refresh_candidate(L, &pool[member], now);
 }
 
-void push_pool(lua_State *L, struct advice *advice, const struct failover *f, seconds now) {
+void input_push_pool(lua_State *L, struct advice *advice, const struct failover *f, seconds now) {
   size_t count, taken = 0;
   const struct member *pool = failover_pool(f, &count);
   lua_createtable(L, (int)count, 0);
   for (size_t i = 0; i < count; i++) {
     if (pool[i].drained) continue;
-    push_candidate(L, advice, f, (unsigned)i, now, true);
+    input_push_candidate(L, advice, f, (unsigned)i, now, true);
     lua_rawseti(L, -2, (lua_Integer)++taken);
   }
 }

@@ -16,7 +16,8 @@
 #include "policy/policy.h"
 #include "vm/vm.h"
 
-enum { VERSION_DIGITS = 12, ERROR_BYTES = 512, SOURCES_MAX = 64, SOURCE_BYTES = 1 << 20, TEXT_BYTES = 4096, JSON_BYTES = 1 << 20 };
+enum { VERSION_DIGITS = 12, ERROR_BYTES = 512, SOURCES_MAX = 64, SOURCE_BYTES = 1 << 20, TEXT_BYTES = 4096,
+       JSON_BYTES = 1 << 20 };
 
 /* ---- host.c: what the functions of `bullpen` work on; one per VM, and it outlives the VM ---- */
 
@@ -34,7 +35,8 @@ struct host {
 /* Pushes the table `bullpen`. May raise. `host` must outlive the state. */
 void host_push(lua_State *L, struct host *host);
 seconds host_now(const struct host *host);
-/* The key of that name: of the request's own pool, or of the registry. NULL: none. A candidate without a key of its own has its upstream's. */
+/* The key of that name: of the request's own pool, or of the registry. NULL: none. A candidate without a key of its own
+ * has its upstream's. */
 struct bench_key *host_bench_key(const struct host *host, struct span name);
 /* Pushes the table bullpen.shared. May raise. */
 void host_push_shared(lua_State *L, struct host *host);
@@ -89,8 +91,8 @@ void sources_place(const struct policy *policy, const char *key, char *place, si
 
 /* ---- table.c ---- */
 
-/* Takes the table that the policy file returned (on top of the stack) apart: hooks, flags, options. A registry reference of what init is to
- * be given. Raises what is wrong with it. */
+/* Takes the table that the policy file returned (on top of the stack) apart: hooks, flags, options. A registry
+ * reference of what init is to be given. Raises what is wrong with it. */
 int table_take(lua_State *L, struct policy *policy);
 
 /* ---- version.c ---- */
@@ -120,7 +122,8 @@ struct handle {
   struct advice *advice;
 };
 
-/* One hook call: what goes in, and what came out. Nothing of it is believed unless the call was good and `bad` is empty. */
+/* One hook call: what goes in, and what came out. Nothing of it is believed unless the call was good and `bad` is
+ * empty. */
 struct call {
   struct policy *policy;
   enum policy_hook hook;
@@ -144,36 +147,38 @@ struct call {
 
 enum box_slot { BOX_REQUEST = 1, BOX_CANDIDATES, BOX_ATTEMPTS, BOX_HANDLE, BOX_FIELDS };
 
-void push_request(lua_State *L, struct advice *advice, const struct failover *f);
+void input_push_request(lua_State *L, struct advice *advice, const struct failover *f);
 /* The candidate's table, with its states as they are now (`refresh`) or as they were when they were last looked at. */
-void push_candidate(lua_State *L, struct advice *advice, const struct failover *f, unsigned member, seconds now, bool refresh);
+void input_push_candidate(lua_State *L, struct advice *advice, const struct failover *f, unsigned member,
+                          seconds now, bool refresh);
 /* A new list of those that take part, with their states as they are now. */
-void push_pool(lua_State *L, struct advice *advice, const struct failover *f, seconds now);
+void input_push_pool(lua_State *L, struct advice *advice, const struct failover *f, seconds now);
 /* Pushes a slot of this request's box. */
-void push_slot(lua_State *L, struct advice *advice, enum box_slot slot);
+void input_push_slot(lua_State *L, struct advice *advice, enum box_slot slot);
 /* The request's tables, made if this VM has none yet. Pushes nothing. */
-void open_box(lua_State *L, struct advice *advice);
+void input_open_box(lua_State *L, struct advice *advice);
 /* A table of headers in lower case, without credentials and cookies. */
-void push_headers(lua_State *L, struct headers headers);
+void input_push_headers(lua_State *L, struct headers headers);
 /* Lets the closure on the stack answer for the fields that the table below it lacks; pops it. Hidden from Lua. */
-void set_index(lua_State *L);
-void set_text(lua_State *L, const char *key, const char *text); /* NULL: nil */
-void set_span(lua_State *L, const char *key, struct span text); /* empty: nil */
-void set_number(lua_State *L, const char *key, double number);
-void set_integer(lua_State *L, const char *key, long long number);
-void set_bool(lua_State *L, const char *key, bool value);
+void input_set_index(lua_State *L);
+void input_set_text(lua_State *L, const char *key, const char *text); /* NULL: nil */
+void input_set_span(lua_State *L, const char *key, struct span text); /* empty: nil */
+void input_set_number(lua_State *L, const char *key, double number);
+void input_set_integer(lua_State *L, const char *key, long long number);
+void input_set_bool(lua_State *L, const char *key, bool value);
 
 /* ---- attempts.c; as inputs.c ---- */
 
-void push_attempt(lua_State *L, struct advice *advice, const struct failover *f, const struct attempt *attempt, seconds now);
-void push_attempts(lua_State *L, struct advice *advice, const struct failover *f, seconds now);
-void push_told(lua_State *L, struct advice *advice, const struct event *event);
-void push_gate_event(lua_State *L, const struct call *call);
+void input_push_attempt(lua_State *L, struct advice *advice, const struct failover *f, const struct attempt *attempt,
+                        seconds now);
+void input_push_attempts(lua_State *L, struct advice *advice, const struct failover *f, seconds now);
+void input_push_told(lua_State *L, struct advice *advice, const struct event *event);
+void input_push_gate_event(lua_State *L, const struct call *call);
 
 /* ---- verdicts.c: read the results on top of the stack into the call, or set call->bad. May raise ---- */
 
-void read_pick(lua_State *L, struct call *call);
-void read_judgement(lua_State *L, struct call *call);
-void read_delay(lua_State *L, struct call *call);
-void read_class(lua_State *L, struct call *call);
-void read_answer(lua_State *L, struct call *call);
+void verdict_read_pick(lua_State *L, struct call *call);
+void verdict_read_judgement(lua_State *L, struct call *call);
+void verdict_read_delay(lua_State *L, struct call *call);
+void verdict_read_class(lua_State *L, struct call *call);
+void verdict_read_answer(lua_State *L, struct call *call);

@@ -4,8 +4,9 @@
  *   load:   sources --> new VM --> `bullpen` --> run the file --> take its table --> freeze --> init --> version
  *   spent:  the same from the sources in memory, at most once a second; until then the built-in answers
  *
- * A policy belongs to one thread. Requests hold references and may outlive the VM they began with: what they keep in it carries the VM's
- * generation and is made again when that has changed. The specification is copied, for the configuration may go first.
+ * A policy belongs to one thread. Requests hold references and may outlive the VM they began with: what they keep in it
+ * carries the VM's generation and is made again when that has changed. The specification is copied, for the
+ * configuration may go first.
  */
 #include "policy/policy.h"
 
@@ -125,7 +126,8 @@ static bool value_copy(struct arena *arena, const struct value *from, struct val
   to->table.pairs = pairs;
   for (size_t i = 0; pairs && i < from->table.count; i++) {
     const struct value_pair *pair = &from->table.pairs[i];
-    if (!value_copy(arena, &pair->key, &pairs[i].key) || !value_copy(arena, &pair->value, &pairs[i].value)) return false;
+    if (!value_copy(arena, &pair->key, &pairs[i].key) || !value_copy(arena, &pair->value,
+                                                                     &pairs[i].value)) return false;
   }
   return pairs != NULL;
 }
@@ -156,7 +158,8 @@ static struct policy *policy_new(const struct policy_spec *spec, const struct po
     return NULL;
   }
   policy->host = (struct host){ .reach = *host, .name = policy->spec.name, .dry = dry };
-  if (getrandom(&policy->host.random, sizeof policy->host.random, GRND_NONBLOCK) < 0) policy->host.random = (uintptr_t)policy;
+  if (getrandom(&policy->host.random, sizeof policy->host.random,
+                GRND_NONBLOCK) < 0) policy->host.random = (uintptr_t)policy;
   return policy;
 }
 
@@ -174,7 +177,8 @@ static bool load(struct policy *policy, char *error, size_t error_size) {
   return false;
 }
 
-struct policy *policy_load(const struct policy_spec *spec, const struct policy_host *host, bool dry, char *error, size_t error_size) {
+struct policy *policy_load(const struct policy_spec *spec, const struct policy_host *host, bool dry, char *error,
+                           size_t error_size) {
   snprintf(error, error_size, "out of memory");
   struct policy *policy = policy_new(spec, host, dry);
   if (!policy || (!spec->file && !spec->ready)) return policy;

@@ -1,11 +1,13 @@
 /*
- * A hash table in 16 stripes, each with its own lock, share of the byte limit, and list from the newest used to the oldest.
+ * A hash table in 16 stripes, each with its own lock, share of the byte limit, and list from the newest used to the
+ * oldest.
  *
  *   key --hash--> stripe --> bucket --> entry <--> entry <--> ... (newest to oldest used)
  *
- * An entry is one allocation: header, key, string. What does not fit pushes out the oldest used; what has expired counts as absent and goes
- * when somebody asks for it, or when it is the oldest. An entry may take at most a quarter of its stripe, so that one key cannot sweep out all
- * others. Locks are held for a few hundred nanoseconds and never across a call into Lua.
+ * An entry is one allocation: header, key, string. What does not fit pushes out the oldest used; what has expired
+ * counts as absent and goes when somebody asks for it, or when it is the oldest. An entry may take at most a quarter of
+ * its stripe, so that one key cannot sweep out all others. Locks are held for a few hundred nanoseconds and never
+ * across a call into Lua.
  */
 #include "policy/shared.h"
 
@@ -108,7 +110,8 @@ static void entry_drop(struct policy_shared *s, struct stripe *stripe, struct en
 }
 
 /* The live entry of that key, which becomes the newest used. */
-static struct entry *entry_find(struct policy_shared *s, struct stripe *stripe, struct span key, uint64_t hash, seconds now) {
+static struct entry *entry_find(struct policy_shared *s, struct stripe *stripe, struct span key, uint64_t hash,
+                                seconds now) {
   struct entry *e = *bucket_of(s, stripe, hash);
   while (e && (e->hash != hash || !span_eq(key, (struct span){ e->bytes, e->key_length }))) e = e->next;
   if (!e) return NULL;
@@ -144,7 +147,8 @@ static enum shared_result entry_add(struct policy_shared *s, struct stripe *stri
 
 /* ---- calls ---- */
 
-enum shared_result shared_get(struct policy_shared *s, struct span key, seconds now, char *room, size_t size, struct shared_value *value) {
+enum shared_result shared_get(struct policy_shared *s, struct span key, seconds now, char *room, size_t size,
+                              struct shared_value *value) {
   uint64_t hash = hash_of(key);
   struct stripe *stripe = stripe_of(s, hash);
   pthread_mutex_lock(&stripe->lock);
@@ -160,7 +164,8 @@ enum shared_result shared_get(struct policy_shared *s, struct span key, seconds 
   return e ? SHARED_DONE : SHARED_ABSENT;
 }
 
-enum shared_result shared_set(struct policy_shared *s, struct span key, const struct shared_value *value, seconds ttl, bool only_absent,
+enum shared_result shared_set(struct policy_shared *s, struct span key, const struct shared_value *value,
+                              seconds ttl, bool only_absent,
                               seconds now) {
   uint64_t hash = hash_of(key);
   struct stripe *stripe = stripe_of(s, hash);
@@ -169,7 +174,8 @@ enum shared_result shared_set(struct policy_shared *s, struct span key, const st
   struct entry *e = entry_find(s, stripe, key, hash, now);
   if (!e || !only_absent) {
     result = entry_add(s, stripe, key, hash, value, now + ttl);
-    /* The old one goes last: what cannot be stored changes nothing. It was the second newest, and the push may have taken it. */
+    /* The old one goes last: what cannot be stored changes nothing. It was the second newest, and the push may have
+     * taken it. */
     if (e && result == SHARED_DONE && stripe->newest->older == e) entry_drop(s, stripe, e);
   }
   pthread_mutex_unlock(&stripe->lock);

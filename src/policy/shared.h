@@ -1,6 +1,6 @@
 /*
- * The store behind bullpen.shared: what policies on all workers know together. Keys are byte strings; values are strings, integers and numbers. All calls
- * are atomic and may come from any thread; `now` is the caller's clock.
+ * The store behind bullpen.shared: what policies on all workers know together. Keys are byte strings; values are
+ * strings, integers and numbers. All calls are atomic and may come from any thread; `now` is the caller's clock.
  */
 #pragma once
 
@@ -24,11 +24,13 @@ struct shared_value {
   struct span string;
 };
 
-/* The value, used just now. A string is copied to `room`; when it is longer than `size`, string.n says how long and nothing is copied. */
+/* The value, used just now. A string is copied to `room`; when it is longer than `size`, string.n says how long and
+ * nothing is copied. */
 enum shared_result shared_get(struct policy_shared *shared, struct span key, seconds now, char *room, size_t size,
                               struct shared_value *value);
 /* `ttl` seconds, SECONDS_NEVER: until it is pushed out. `only_absent`: an existing one stays. */
-enum shared_result shared_set(struct policy_shared *shared, struct span key, const struct shared_value *value, seconds ttl,
+enum shared_result shared_set(struct policy_shared *shared, struct span key, const struct shared_value *value,
+                              seconds ttl,
                               bool only_absent, seconds now);
 
 struct shared_sum {

@@ -1,9 +1,10 @@
 /*
  * The texts a policy is made of, kept in its arena.
  *
- * They are read once, at load: from the disk (the main file here, what it requires by the VM, which reports each file), or handed in by whoever kept
- * them. From then on `require` finds them in memory: a VM that is replaced, and a version that is brought back, are the version whose digest
- * they carry, whatever lies on the disk by then. Modules of the embedded library are not among them: they belong to the binary.
+ * They are read once, at load: from the disk (the main file here, what it requires by the VM, which reports each file),
+ * or handed in by whoever kept them. From then on `require` finds them in memory: a VM that is replaced, and a version
+ * that is brought back, are the version whose digest they carry, whatever lies on the disk by then. Modules of the
+ * embedded library are not among them: they belong to the binary.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -99,7 +100,8 @@ static int require_source(lua_State *L) {
     lua_call(L, 1, 1);
     return 1;
   }
-  if (lua_getfield(L, lua_upvalueindex(3), module) == LUA_TLIGHTUSERDATA) return luaL_error(L, "require: '%s' requires itself", module);
+  if (lua_getfield(L, lua_upvalueindex(3), module) == LUA_TLIGHTUSERDATA) return luaL_error(L,
+      "require: '%s' requires itself", module);
   if (!lua_isnil(L, -1)) return 1;
   lua_pushlightuserdata(L, (void *)policy);
   lua_setfield(L, lua_upvalueindex(3), module);

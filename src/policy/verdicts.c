@@ -1,9 +1,9 @@
 /*
- * What hooks return, read into plain C. Every shape of contract 4.1 and nothing else: an unknown key, a wrong type, a NaN or a name outside the
- * pool is refused with one sentence in call->bad, and the built-in answers.
+ * What hooks return, read into plain C. Every shape of contract 4.1 and nothing else: an unknown key, a wrong type, a
+ * NaN or a name outside the pool is refused with one sentence in call->bad, and the built-in answers.
  *
- * Tables are read raw: a metatable of the policy's has no say. Texts are copied into the request's arena (cut at TEXT_BYTES), because
- * what Lua owns may be gone before the engine looks at it. nil is everywhere "no opinion".
+ * Tables are read raw: a metatable of the policy's has no say. Texts are copied into the request's arena (cut at
+ * TEXT_BYTES), because what Lua owns may be gone before the engine looks at it. nil is everywhere "no opinion".
  */
 #include <math.h>
 #include <stdarg.h>
@@ -42,7 +42,8 @@ static bool take_text(lua_State *L, int index, struct call *c, const char **to) 
 }
 
 static bool take_slot(lua_State *L, int index, struct call *c, const struct slot *slot) {
-  bool number = lua_type(L, index) == LUA_TNUMBER, text = lua_type(L, index) == LUA_TSTRING, table = lua_istable(L, index);
+  bool number = lua_type(L, index) == LUA_TNUMBER, text = lua_type(L, index) == LUA_TSTRING,
+      table = lua_istable(L, index);
   double n = number ? lua_tonumber(L, index) : 0;
   switch (slot->want) {
     case WANT_TEXT:
@@ -55,7 +56,8 @@ static bool take_slot(lua_State *L, int index, struct call *c, const struct slot
       *(seconds *)slot->to = n;
       return true;
     case WANT_STATUS:
-      if (!number || !(n >= 400 && n <= 599) || n != floor(n)) return refuse(c, "%s: a whole number in 400..599 is expected", slot->key);
+      if (!number || !(n >= 400 && n <= 599) || n != floor(n)) return refuse(c,
+          "%s: a whole number in 400..599 is expected", slot->key);
       *(int *)slot->to = (int)n;
       return true;
     case WANT_TABLE:
@@ -105,7 +107,8 @@ static bool find_by_name(struct call *c, const char *name, unsigned *member) {
     return true;
   }
   *member = 0;
-  if (c->policy->fault && strchr(name, '/')) return true; /* the sample pool of a check does not have the operator's names */
+  /* the sample pool of a check does not have the operator's names */
+  if (c->policy->fault && strchr(name, '/')) return true;
   return refuse(c, "'%.100s' is not in the pool", name);
 }
 
@@ -113,7 +116,7 @@ static bool find_by_table(lua_State *L, int index, struct call *c, unsigned *mem
   size_t count;
   const struct member *pool = failover_pool(c->f, &count);
   index = lua_absindex(L, index);
-  push_slot(L, c->advice, BOX_CANDIDATES);
+  input_push_slot(L, c->advice, BOX_CANDIDATES);
   for (size_t i = 0; i < count; i++) {
     lua_rawgeti(L, -1, (lua_Integer)i + 1);
     bool same = lua_rawequal(L, -1, index);
@@ -135,7 +138,8 @@ static bool find_member(lua_State *L, int index, struct call *c, unsigned *membe
 
 static bool take_timeouts(lua_State *L, int table, struct call *c, struct timeouts *t) {
   const struct slot slots[] = {
-    { "connect", WANT_SECONDS, &t->connect }, { "headers", WANT_SECONDS, &t->headers }, { "first_event", WANT_SECONDS, &t->first_event },
+    { "connect", WANT_SECONDS, &t->connect }, { "headers", WANT_SECONDS, &t->headers },
+        { "first_event", WANT_SECONDS, &t->first_event },
     { "idle", WANT_SECONDS, &t->idle },       { "hold", WANT_SECONDS, &t->hold },
   };
   return take_slots(L, table, c, SLOTS(slots));
@@ -152,7 +156,8 @@ static bool take_choice(lua_State *L, int table, struct call *c, struct pick *pi
   if (get_raw(L, table, "timeouts") == LUA_TTABLE && !take_timeouts(L, -1, c, &pick->timeouts)) return false;
   if (get_raw(L, table, "skip") == LUA_TTABLE)
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
-      if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING) return refuse(c, "skip: names and reasons are expected");
+      if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING) return refuse(c,
+          "skip: names and reasons are expected");
   get_raw(L, table, "use");
   return find_member(L, -1, c, &pick->member);
 }
@@ -173,7 +178,8 @@ static bool take_pick(lua_State *L, int first, struct call *c) {
     case LUA_TNIL: return true;
     case LUA_TBOOLEAN:
       if (lua_toboolean(L, first)) return refuse(c, "true is no answer");
-      if (!lua_isnil(L, first + 1) && lua_type(L, first + 1) != LUA_TSTRING) return refuse(c, "the reason is no string");
+      if (!lua_isnil(L, first + 1) && lua_type(L, first + 1) != LUA_TSTRING) return refuse(c,
+          "the reason is no string");
       pick->kind = PICK_GIVE_UP;
       return lua_isnil(L, first + 1) || take_text(L, first + 1, c, &pick->reason);
     case LUA_TSTRING:
@@ -187,7 +193,7 @@ static bool take_pick(lua_State *L, int first, struct call *c) {
   return refuse(c, "a candidate under a manual bench, while another untried one is not");
 }
 
-void read_pick(lua_State *L, struct call *c) {
+void verdict_read_pick(lua_State *L, struct call *c) {
   (void)take_pick(L, lua_gettop(L) - 1, c);
 }
 
@@ -206,7 +212,8 @@ static bool take_judgement(lua_State *L, int first, struct call *c) {
   if (!name) return refuse(c, "a %s is no verdict", luaL_typename(L, first));
   if (!verdict_parse((struct span){ name, n }, &j->verdict)) return refuse(c, "'%.60s' is no verdict", name);
   if (lua_isnil(L, first + 1)) return true;
-  if (!lua_istable(L, first + 1)) return refuse(c, "the second value is a %s, not a table", luaL_typename(L, first + 1));
+  if (!lua_istable(L, first + 1)) return refuse(c, "the second value is a %s, not a table",
+                                                luaL_typename(L, first + 1));
   if (!take_slots(L, first + 1, c, SLOTS(slots))) return false;
   if (!j->key) return true;
   struct bench_key *key = host_bench_key(&c->policy->host, span_of(j->key));
@@ -215,13 +222,13 @@ static bool take_judgement(lua_State *L, int first, struct call *c) {
   return true;
 }
 
-void read_judgement(lua_State *L, struct call *c) {
+void verdict_read_judgement(lua_State *L, struct call *c) {
   (void)take_judgement(L, lua_gettop(L) - 1, c);
 }
 
 /* ---- backoff, gate, exhausted ---- */
 
-void read_delay(lua_State *L, struct call *c) {
+void verdict_read_delay(lua_State *L, struct call *c) {
   if (lua_isnil(L, -1)) return;
   (void)take_slot(L, -1, c, &(struct slot){ "the wait", WANT_FINITE, &c->delay });
 }
@@ -235,16 +242,17 @@ static enum event_class class_of(const char *name, enum event_class builtin, boo
   return builtin;
 }
 
-void read_class(lua_State *L, struct call *c) {
+void verdict_read_class(lua_State *L, struct call *c) {
   bool known = false;
   if (lua_isnil(L, -1)) return;
-  enum event_class class = lua_type(L, -1) == LUA_TSTRING ? class_of(lua_tostring(L, -1), c->builtin, &known) : c->builtin;
+  enum event_class class = lua_type(L, -1) == LUA_TSTRING ? class_of(lua_tostring(L, -1), c->builtin, &known)
+      : c->builtin;
   if (!known) (void)refuse(c, "'hold', 'commit' or 'fail' is expected");
   else if (c->builtin == EVENT_FAIL && class != EVENT_FAIL) (void)refuse(c, "an error event can only fail");
   else c->class = class;
 }
 
-void read_answer(lua_State *L, struct call *c) {
+void verdict_read_answer(lua_State *L, struct call *c) {
   struct answer *a = &c->answer;
   const struct slot slots[] = {
     { "status", WANT_STATUS, &a->status }, { "type", WANT_TEXT, &a->type },

@@ -1,6 +1,7 @@
 /*
- * The version of a policy: the first 12 hex digits of a SHA-256 over the names and texts of all its files and its options. Every part carries
- * its length, files go by name and options by key, so that the same policy has the same version on every machine and in any order of loading.
+ * The version of a policy: the first 12 hex digits of a SHA-256 over the names and texts of all its files and its
+ * options. Every part carries its length, files go by name and options by key, so that the same policy has the same
+ * version on every machine and in any order of loading.
  */
 #include <openssl/evp.h>
 #include <stdio.h>

@@ -281,7 +281,7 @@ void attempt_look(struct exchange *ex) {
   const struct transfer_facts *facts = upstream_facts(t);
   if (facts->status && !ex->run.head_taken) {
     ex->run.head_taken = true;
-    failover_head(ex->failover, facts->status, facts->headers, now_of(ex));
+    failover_head(ex->failover, facts->status, headers_copy(&ex->arena, facts->headers), now_of(ex)); /* the attempt outlives its transfer */
     attempt_orders(ex);
     if (ex->run.transfer != t) return;
   }

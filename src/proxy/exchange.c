@@ -239,7 +239,8 @@ static enum go resolve_path(struct exchange *ex) {
   struct candidate *c = ARENA_NEW(&ex->arena, struct candidate);
   const struct candidate **pool = ARENA_NEW(&ex->arena, const struct candidate *);
   struct advisor *advisor = ARENA_NEW(&ex->arena, struct advisor);
-  if (!u || !u->enabled) return refuse(ex, REFUSAL_UNKNOWN_PATH, "No upstream serves this path.");
+  if (!u) return refuse(ex, REFUSAL_UNKNOWN_PATH, "No upstream serves this path.");
+  if (!u->enabled) return refuse_with(ex, REFUSAL_OVERLOADED, "The upstream of this path is disabled.", 1);
   if (!c || !pool || !advisor) return refuse_with(ex, REFUSAL_OVERLOADED, "Out of memory.", 1);
   *c = (struct candidate){ .name = u->name, .upstream_name = u->name, .model = "", .api = u->api, .weight = u->weight,
                            .max_inflight = u->max_inflight, .timeouts = u->timeouts, .key = u->bench_key,

@@ -24,7 +24,7 @@ bool front_self_test(const char **why);
 /* Takes over a connected socket. */
 void front_accept(struct front *front, int fd, const struct sockaddr *address, socklen_t length);
 
-/* Lets the library work, if it has anything to do. True when it should be asked again at once. */
+/* Lets the library work, if it has anything to do. True when it had: others may have got something to do by it. */
 bool front_turn(struct front *front);
 
 /* The exchange of this connection has news: an answer, bytes, or its end. */

@@ -43,6 +43,19 @@ static bool named_by_connection(struct headers headers, struct span name) {
   return false;
 }
 
+struct headers headers_copy(struct arena *arena, struct headers from) {
+  struct header *list = ARENA_ARRAY(arena, struct header, from.count);
+  struct headers none = { NULL, 0 };
+  for (size_t i = 0; list && i < from.count; i++) {
+    list[i].name.p = arena_copy(arena, from.list[i].name);
+    list[i].value.p = arena_copy(arena, from.list[i].value);
+    if (!list[i].name.p || !list[i].value.p) return none;
+    list[i].name.n = from.list[i].name.n;
+    list[i].value.n = from.list[i].value.n;
+  }
+  return list ? (struct headers){ list, from.count } : none;
+}
+
 /* ---- the URL ---- */
 
 static bool overridden(const struct upstream *u, struct span parameter) {

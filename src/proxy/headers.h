@@ -15,5 +15,8 @@ bool headers_to_upstream(struct arena *arena, const struct upstream *upstream, s
 /* The winner's headers without those that are not the client's business, with room for `extra` more at the end of out->list. */
 bool headers_to_client(struct arena *arena, struct headers upstream, size_t extra, struct header **list, size_t *count);
 
+/* A copy that lives in the arena; empty when out of memory. */
+struct headers headers_copy(struct arena *arena, struct headers from);
+
 /* The client's key: Authorization: Bearer, or x-api-key. SPAN_NONE: none came. */
 struct span headers_client_key(struct headers client);

@@ -7,11 +7,12 @@ static void log_request(struct exchange *ex, const struct event *e) {
   size_t attempts = 0;
   if (ex->failover) failover_attempts(ex->failover, &attempts);
   const struct request *r = &ex->request;
+  const char *trail = answer_trail(ex);
   bool served = e->attempt && ex->reply.status && e->outcome != OUTCOME_NONE && e->attempt->status == e->status;
   log_info("request", LOG_TEXT("id", r->id), LOG_TEXT("route", route_name(r->route)), LOG_TEXT("method", r->method), LOG_SPAN("path", r->path),
            LOG_SPAN("model", r->model), LOG_TEXT("client", r->client), LOG_INT("status", e->status),
            LOG_TEXT("outcome", e->outcome == OUTCOME_NONE ? NULL : outcome_name(e->outcome)),
-           LOG_TEXT("candidate", served ? e->candidate : NULL), LOG_INT("attempts", attempts), LOG_TEXT("trail", answer_trail(ex)),
+           LOG_TEXT("candidate", served ? e->candidate : NULL), LOG_INT("attempts", attempts), LOG_TEXT("trail", trail && *trail ? trail : NULL),
            LOG_NUM("elapsed", e->elapsed), { .name = "first_event", .kind = e->first_event >= 0 ? LOG_FIELD_NUMBER : LOG_FIELD_NONE, .number = e->first_event },
            LOG_INT("bytes", ex->relay.total), LOG_TEXT("policy", policy_version(worker_policy(ex->worker, ex->resolution.policy))));
 }

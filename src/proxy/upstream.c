@@ -191,7 +191,8 @@ static int on_timer(CURLM *multi, long milliseconds, void *context) {
   (void)multi;
   struct upstreams *pool = context;
   pool->timeout_due = milliseconds == 0;
-  loop_arm(pool->loop, &pool->timer, milliseconds > 0 ? loop_now(pool->loop) + (seconds)milliseconds * 1e-3 : SECONDS_NEVER);
+  /* Never early, not even by the age of this turn's time: libcurl would not ask again for a timer that it has set already. */
+  loop_arm(pool->loop, &pool->timer, milliseconds > 0 ? clock_now() + (seconds)(milliseconds + 1) * 1e-3 : SECONDS_NEVER);
   return 0;
 }
 

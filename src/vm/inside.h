@@ -10,7 +10,11 @@
 #include "base/buf.h"
 #include "vm/vm.h"
 
-enum { VM_BIG_CLASSES = 8 };
+enum {
+  VM_BIG_CLASSES = 8,
+  VM_INTERVAL = 256,     /* instructions between two looks of the hook, when no block is large */
+  VM_WORK_SLICE = 32768, /* units of work between two looks at the clock */
+};
 
 /* Why the running call has to end. */
 enum vm_kill { KILL_NONE, KILL_TIME, KILL_MEMORY, KILL_DEPTH };
@@ -46,6 +50,12 @@ struct vm {
 
 /* Makes the hook of L look as often as the VM wants now; after a switch of coroutines. */
 void vm_rearm(struct vm *vm, lua_State *L);
+/* The deadline is over; reads the clock. */
+bool vm_is_late(const struct vm *vm);
+/* Instructions between two looks of the hook that the state of the VM asks for. */
+int vm_interval(const struct vm *vm);
+/* The allocator; its context is the VM. */
+void *vm_reallocate(void *context, void *block, size_t old_size, size_t size);
 /* True when the running call was killed: whoever catches errors in C passes it on with vm_work. */
 bool vm_doomed(const struct vm *vm);
 /* Compiles text in small pieces, so that a slow compile can be ended. A Lua status; leaves the function or the message on the stack. */
@@ -66,7 +76,7 @@ void library_table(lua_State *L);
 void library_utf8(lua_State *L);
 void library_coroutine(lua_State *L);
 void library_os(lua_State *L);
-void pattern_install(lua_State *L);
+void search_install(lua_State *L);
 /* Lua functions `load` and `require`. */
 int require_load(lua_State *L);
 int require_module(lua_State *L);

@@ -15,7 +15,9 @@ enum {
   MAX_ARGUMENTS = 1000,     /* of string.format: 10 us each at worst */
   MAX_UNPACK = 100000,      /* values */
   MAX_FORMAT = 256,         /* bytes of an os.date format */
-  MAX_PACK = 1 << 20,       /* a number in a string.pack format */
+  MAX_QUOTED = 64 << 10,    /* bytes of text for the format %q: 100 ns each at worst */
+  MAX_PACK = 1 << 20,       /* all sizes in a string.pack format */
+  MAX_PACK_FORMAT = 64 << 10,
   MAX_CLOSE_DEPTH = 20,
 };
 
@@ -79,18 +81,28 @@ static int string_rep(lua_State *L) {
 }
 
 static int string_format(lua_State *L) {
-  if (lua_gettop(L) > MAX_ARGUMENTS) return luaL_error(L, "too many arguments to format");
-  vm_work(L, 100 * (size_t)lua_gettop(L));
+  int arguments = lua_gettop(L);
+  size_t quoted = 0;
+  if (arguments > MAX_ARGUMENTS) return luaL_error(L, "too many arguments to format");
+  if (strstr(luaL_checkstring(L, 1), "%q")) {
+    for (int i = 2; i <= arguments; i++) quoted += lua_type(L, i) == LUA_TSTRING ? lua_rawlen(L, i) : 0;
+  }
+  if (quoted > MAX_QUOTED) return luaL_error(L, "text too long for '%%q' (%d bytes at most)", MAX_QUOTED);
+  vm_work(L, 100 * ((size_t)arguments + quoted));
   return charged(L);
 }
 
-/* string.pack and unpack: a size in the format is also a loop. */
+/* string.pack and unpack: the format and the sizes in it are also loops. */
 static int packing(lua_State *L) {
   const char *format = luaL_checkstring(L, 1);
-  for (size_t number = 0; *format; format++) {
-    number = *format >= '0' && *format <= '9' ? number * 10 + (size_t)(*format - '0') : 0;
-    if (number > MAX_PACK) return luaL_error(L, "size in format too large (%d at most)", MAX_PACK);
+  size_t sum = lua_rawlen(L, 1) * (MAX_PACK / MAX_PACK_FORMAT);
+  while (*format && sum <= MAX_PACK) {
+    size_t number = 0;
+    for (; *format >= '0' && *format <= '9' && number <= MAX_PACK; format++) number = number * 10 + (size_t)(*format - '0');
+    sum += number;
+    if (*format) format++;
   }
+  if (sum > MAX_PACK) return luaL_error(L, "format too large");
   return charged(L);
 }
 

@@ -28,7 +28,7 @@ static void gather_pieces(lua_State *L) {
     if (lua_isnil(L, -1) || (lua_isstring(L, -1) && lua_rawlen(L, -1) == 0)) break;
     if (lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "reader function must return a string");
     luaL_addvalue(&b);
-    if (luaL_bufflen(&b) > MAX_LOADED_TEXT) break;
+    if (luaL_bufflen(&b) > MAX_LOADED_TEXT) luaL_error(L, "text too long (%d bytes at most)", MAX_LOADED_TEXT);
   }
   lua_pop(L, 1);
   luaL_pushresult(&b);

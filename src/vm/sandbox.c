@@ -1,7 +1,7 @@
 /*
  * Which globals exist, and how they become read-only.
  *
- * The libraries are opened as Lua has them, what reaches outside is dropped, what can run long in C is replaced (library.c, pattern.c) and the rest
+ * The libraries are opened as Lua has them, what reaches outside is dropped, what can run long in C is replaced (library.c, search.c) and the rest
  * is handed out. The table of globals is strict from the start: reading a name that was never assigned is an error.
  *
  * Freezing keeps each table's identity: its fields move to a hidden table behind __index, and the emptied table refuses every write. A reading
@@ -127,7 +127,7 @@ static void open_library(lua_State *L, const char *name, lua_CFunction open, voi
 
 static void bound_string(lua_State *L) {
   library_string(L);
-  pattern_install(L);
+  search_install(L);
 }
 
 /* ---- read-only tables ---- */

@@ -1,18 +1,12 @@
 /*
- * The state, its memory, its time, and the protected calls.
+ * The state, its time, and the protected calls.
  *
  * Time. A count hook reads the monotonic clock every few hundred instructions. Past the deadline it raises, and from then on it fires at every
  * instruction, so that a script which catches the error loses the next instruction too; coroutines are brought to the same pace when they are
  * resumed. The error is Lua's own memory error: it is the only kind that runs no message handler (handlers called from a hook would run
  * without hooks). C functions that loop account for their work with vm_work, which reads the same clock.
  *
- * One instruction may cost milliseconds on large blocks (comparing two long strings, rehashing a large table), so the hook looks the more often the
- * larger the largest live block is, and the allocator itself reads the clock after each slice of bytes. The hook also ends calls nested
- * absurdly deep, whose unwinding would take long.
- *
- * Memory. The allocator counts and refuses. Lua answers a refusal with a full collection and asks again for the same block; only when
- * that fails too, or nobody asks again, or little is left after it, the state is spent: whatever a script caught, the call
- * ends as VM_MEMORY.
+ * The hook also ends calls nested absurdly deep, whose unwinding would take long. Memory is heap.c's.
  *
  * Invariant: outside of vm_call, vm_protect and vm_load no deadline is set and no kill is pending.
  */
@@ -24,11 +18,8 @@
 
 #include "vm/inside.h"
 
-static const int hook_interval = 256;          /* instructions, when no block is large */
-static const size_t big_block = (size_t)256 << 10;
 static const int depth_limit = 20000;          /* Lua calls inside each other */
 static const unsigned depth_looks = 64;        /* runs of the hook between two looks at the depth, which walk the calls */
-static const size_t work_slice = 32768;        /* units between two looks at the clock */
 static const size_t piece = 256;               /* bytes handed to the compiler at once */
 static const seconds load_budget = 1;          /* of a vm_load outside any call */
 
@@ -60,15 +51,7 @@ bool vm_doomed(const struct vm *vm) {
 
 /* ---- time ---- */
 
-static int interval_wanted(const struct vm *vm) {
-  if (vm_doomed(vm)) return 1;
-  for (int i = VM_BIG_CLASSES - 1; i >= 0; i--) {
-    if (vm->heap.big[i]) return ((hook_interval / 4) >> i) + 1;
-  }
-  return hook_interval;
-}
-
-static bool is_late(const struct vm *vm) {
+bool vm_is_late(const struct vm *vm) {
   return vm->budget.deadline != INT64_MAX && monotonic() >= vm->budget.deadline;
 }
 
@@ -105,8 +88,8 @@ static bool is_deep(struct vm *vm, lua_State *L) {
 static void on_count(lua_State *L, lua_Debug *ar) {
   struct vm *vm = vm_of(L);
   (void)ar;
-  if (vm_doomed(vm) || is_late(vm)) kill_call(vm, L, KILL_TIME);
-  if (vm->budget.interval < hook_interval && is_deep(vm, L)) kill_call(vm, L, KILL_DEPTH);
+  if (vm_doomed(vm) || vm_is_late(vm)) kill_call(vm, L, KILL_TIME);
+  if (vm->budget.interval < VM_INTERVAL && is_deep(vm, L)) kill_call(vm, L, KILL_DEPTH);
   vm->budget.work = 0;
   vm_rearm(vm, L);
 }
@@ -119,75 +102,9 @@ void vm_rearm(struct vm *vm, lua_State *L) {
 void vm_work(lua_State *L, size_t units) {
   struct vm *vm = vm_of(L);
   vm->budget.work += units;
-  if (vm->budget.work < work_slice && !vm_doomed(vm)) return;
+  if (vm->budget.work < VM_WORK_SLICE && !vm_doomed(vm)) return;
   vm->budget.work = 0;
-  if (vm_doomed(vm) || is_late(vm)) kill_call(vm, L, KILL_TIME);
-}
-
-/* ---- memory ---- */
-
-static void pace(struct vm *vm) {
-  vm->budget.interval = interval_wanted(vm);
-  if (vm->running) vm_rearm(vm, vm->running);
-}
-
-/* Counts a block of 256 KiB or more in (+1) or out (-1). */
-static void count_big(struct vm *vm, size_t size, int by) {
-  if (size < big_block) return;
-  int class = 0;
-  while (class < VM_BIG_CLASSES - 1 && size >= big_block << (class + 1)) class++;
-  vm->heap.big[class] += (unsigned)by;
-}
-
-static void *refuse(struct vm *vm, const void *block, size_t size) {
-  struct vm_heap *heap = &vm->heap;
-  if (heap->refused) heap->spent = true;
-  heap->refused = true;
-  heap->refused_block = block;
-  heap->refused_size = size;
-  if (vm->running && vm->budget.kill == KILL_NONE) vm_locate(vm->running, 0, vm->where, sizeof vm->where);
-  pace(vm);
-  return NULL;
-}
-
-/* An allocation succeeded after a refusal: the second try after a collection that freed enough, or somebody who overlooked the refusal. */
-static void recover(struct vm *vm, const void *block, size_t size) {
-  struct vm_heap *heap = &vm->heap;
-  bool second_try = block == heap->refused_block && size == heap->refused_size;
-  if (!second_try || (heap->limit && heap->used > heap->limit - heap->limit / 8)) heap->spent = true;
-  heap->refused = false;
-  vm->budget.work = work_slice; /* the collection took its time */
-}
-
-static void *reallocate(void *context, void *block, size_t old_size, size_t size) {
-  struct vm *vm = context;
-  struct vm_heap *heap = &vm->heap;
-  size_t held = block ? old_size : 0; /* for a new block Lua gives its type there */
-  if (size == 0) {
-    free(block);
-    heap->used -= held;
-    count_big(vm, held, -1);
-    return NULL;
-  }
-  bool grows = size > held;
-  if (grows && heap->limit && (size > heap->limit || heap->used - held > heap->limit - size)) return refuse(vm, block, size);
-  void *p = realloc(block, size);
-  if (!p) return refuse(vm, block, size);
-  heap->used += size - held;
-  if (grows && heap->refused) recover(vm, block, size);
-  bool big = size >= big_block || held >= big_block;
-  if (big) {
-    count_big(vm, held, -1);
-    count_big(vm, size, +1);
-  }
-  vm->budget.work += size;
-  if (big || vm->budget.work >= work_slice) {
-    vm->budget.work = 0;
-    vm->budget.interval = interval_wanted(vm);
-    if (vm->running && is_late(vm)) vm->budget.interval = 1; /* the hook fires at the next instruction and ends it */
-    if (vm->running) vm_rearm(vm, vm->running);
-  }
-  return p;
+  if (vm_doomed(vm) || vm_is_late(vm)) kill_call(vm, L, KILL_TIME);
 }
 
 /* ---- birth and death ---- */
@@ -203,9 +120,9 @@ struct vm *vm_new(const struct vm_options *options) {
   vm->options = *options;
   vm->heap.limit = options->memory;
   vm->budget.deadline = INT64_MAX;
-  vm->budget.interval = hook_interval;
+  vm->budget.interval = VM_INTERVAL;
   vm->folder = options->folder ? realpath(options->folder, NULL) : NULL;
-  vm->main = lua_newstate(reallocate, vm);
+  vm->main = lua_newstate(vm_reallocate, vm);
   if (!vm->main) goto out;
   *(struct vm **)lua_getextraspace(vm->main) = vm;
   vm->running = vm->main;
@@ -273,7 +190,7 @@ static struct frame enter(struct vm *vm, lua_State *L, seconds budget) {
   vm->budget.deadline = bounded ? monotonic() + (int64_t)(budget > 0 ? budget * 1e9 : 0) : INT64_MAX;
   vm->budget.work = 0;
   vm->where[0] = '\0';
-  vm->budget.interval = interval_wanted(vm);
+  vm->budget.interval = vm_interval(vm);
   vm_rearm(vm, L);
   return frame;
 }
@@ -291,7 +208,7 @@ static enum vm_result leave(struct vm *vm, struct frame frame, int status) {
   if (frame.outermost) {
     budget->deadline = INT64_MAX;
     budget->kill = KILL_NONE;
-    budget->interval = interval_wanted(vm);
+    budget->interval = vm_interval(vm);
   }
   return result;
 }

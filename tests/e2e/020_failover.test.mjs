@@ -27,7 +27,7 @@ for (const route of EACH_ROUTE) {
       upstreams[`${kind}${code}`] = { api: route.api, base_url: bad.url(`/s${code}/v1`), key: 'k' };
       models[`${kind}${code}`] = [`${kind}${code}/x`, 'ok/y'];
     }
-    const proxy = await startProxy({ config: { upstreams, models, policy: ONE_TRY } });
+    const proxy = await startProxy({ config: { upstreams, models }, policy: ONE_TRY });
     later(() => proxy.stop());
     for (const code of STATUSES) for (const kind of ['plain', 'stream']) {
       const before = [bad.calls, ok.calls];

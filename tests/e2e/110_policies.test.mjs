@@ -175,6 +175,13 @@ test('110 a model may name another policy; first_event leaves a 500 alone', asyn
   assert.deepEqual(direct.body, fixture(ROUTES.chat, 'error-500.json'));
 });
 
+test('110 the built-in is also a ready-made file with options', async (t) => {
+  const w = await world(t, { policy: { name: 'chain_with_bench', options: { tries: 1, bench: 60 } }, steps: [status(503), good()] });
+  assert.equal((await w.post()).header('x-bullpen-trail'), 'a/m-a=503, b/m-b=200');
+  const [bench] = await w.proxy.benches();
+  assert.ok(bench.until - Date.now() / 1000 < 61);
+});
+
 const BAD = {
   'endless loop': ['while true do end', 'time'],
   'endless loop in pcall': ['while true do pcall(function() while true do end end) end', 'time'],

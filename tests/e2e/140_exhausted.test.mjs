@@ -3,7 +3,7 @@ import test from 'node:test';
 import assert from 'node:assert/strict';
 import { world, BUILTIN } from './lib/world.mjs';
 import { EACH_ROUTE, fixture } from './lib/routes.mjs';
-import { answer, good, reset, status, stream, streamThen } from './lib/upstream.mjs';
+import { answer, good, reset, status, stream } from './lib/upstream.mjs';
 import { checkRefusal } from './lib/check.mjs';
 
 const NEXT = 'local p = {}\nfunction p.classify() return "next" end\nreturn p';
@@ -137,7 +137,7 @@ for (const route of EACH_ROUTE) {
 
   test(`140 ${route.name}: an error body is judged at 64 KiB or 2 s, and accept relays what is held and the rest`, async (t) => {
     const body = JSON.stringify({ type: 'error', error: { type: 'invalid_request_error', message: `x${'y'.repeat(300_000)}`, param: null, code: null } });
-    const w = await world(t, { route, policy: BUILTIN, steps: [[status(400, body), streamThen([], () => {})]] });
+    const w = await world(t, { route, policy: BUILTIN, steps: [status(400, body)] });
     const r = await w.post();
     assert.equal(r.status, 400);
     assert.equal(r.text, body);

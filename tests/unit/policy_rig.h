@@ -1,6 +1,6 @@
 /*
- * What the tests of the policy room stand on: one request with three candidates under the real engine, a registry, a store, counters, and a policy
- * loaded from text. Time is the test's own; random numbers are all a half.
+ * What the tests of the policy room stand on: one request with three candidates under the real engine, a registry, a
+ * store, counters, and a policy loaded from text. Time is the test's own; random numbers are all a half.
  */
 #pragma once
 
@@ -36,11 +36,14 @@ struct rig {
   char error[ERROR_BYTES];
 };
 
-static const struct value_pair rig_tag_list[] = { { { .kind = VALUE_STRING, .string = { "tier", 4 } }, { .kind = VALUE_STRING, .string = { "batch", 5 } } } };
+static const struct value_pair rig_tag_list[] = { { { .kind = VALUE_STRING, .string = { "tier", 4 } },
+                                                    { .kind = VALUE_STRING, .string = { "batch", 5 } } } };
 static const struct value rig_tags = { .kind = VALUE_TABLE, .table = { rig_tag_list, 1 } };
 static const struct header rig_headers[] = {
-  { { "User-Agent", 10 }, { "test/1", 6 } }, { { "Authorization", 13 }, { "Bearer secret", 13 } }, { { "X-Api-Key", 9 }, { "secret", 6 } },
-  { { "Cookie", 6 }, { "a=b", 3 } },         { { "Accept", 6 }, { "a", 1 } },                      { { "accept", 6 }, { "b", 1 } },
+  { { "User-Agent", 10 }, { "test/1", 6 } }, { { "Authorization", 13 }, { "Bearer secret", 13 } },
+      { { "X-Api-Key", 9 }, { "secret", 6 } },
+  { { "Cookie", 6 }, { "a=b", 3 } },         { { "Accept", 6 }, { "a", 1 } },
+      { { "accept", 6 }, { "b", 1 } },
 };
 static const char rig_body[] = "{\"model\":\"smart\",\"user\":\"u\\u0041\",\"n\":2,\"t\":0.5,\"stream\":true,\"messages\":[{\"content\":\"hi\"}]}";
 
@@ -58,19 +61,22 @@ static inline struct rig *rig_new(void) {
   r->bench = bench_new(16);
   r->shared = policy_shared_new(1 << 20);
   r->host = (struct policy_host){ .bench = r->bench, .shared = r->shared, .counts = &r->counts };
-  r->spec = (struct policy_spec){ .name = "test", .time = 0.03, .memory = 4 << 20 };
+  r->spec = (struct policy_spec){ .name = "test", .time = 5, .memory = 4 << 20 };
   r->now = 1000;
   for (size_t i = 0; i < RIG_POOL; i++) {
     r->candidates[i] = (struct candidate){
-      .name = names[i][0], .upstream_name = names[i][1], .model = names[i][2], .weight = 1.5, .priority = (int)i, .tags = i ? NULL : &rig_tags,
+      .name = names[i][0], .upstream_name = names[i][1], .model = names[i][2], .weight = 1.5, .priority = (int)i,
+          .tags = i ? NULL : &rig_tags,
       .timeouts = { 5, 300, 300, 120, 20 }, .max_inflight = 2,
       .key = bench_get(r->bench, span_of(names[i][0])), .upstream_key = bench_get(r->bench, span_of(names[i][1])),
     };
     r->pool[i] = &r->candidates[i];
   }
   r->request = (struct request){
-    .id = "r-1", .route = ROUTE_CHAT, .method = "POST", .path = SPAN("/v1/chat/completions"), .model = SPAN("smart"), .stream = true,
-    .client = "team-a", .client_tags = &rig_tags, .session = "s-1", .headers = { rig_headers, 6 }, .body = { rig_body, sizeof rig_body - 1 },
+    .id = "r-1", .route = ROUTE_CHAT, .method = "POST", .path = SPAN("/v1/chat/completions"), .model = SPAN("smart"),
+        .stream = true,
+    .client = "team-a", .client_tags = &rig_tags, .session = "s-1", .headers = { rig_headers, 6 },
+        .body = { rig_body, sizeof rig_body - 1 },
     .received = 1000, .deadline = 1900,
   };
   return r;
@@ -97,7 +103,8 @@ static inline void rig_begin(struct rig *r) {
   r->advisor = policy_advise(r->policy, &r->request, &r->arena);
   assert_non_null(r->advisor);
   struct failover_setup setup = {
-    .arena = &r->arena, .request = &r->request, .serial = 7, .advisor = r->advisor, .pool = r->pool, .pool_count = RIG_POOL,
+    .arena = &r->arena, .request = &r->request, .serial = 7, .advisor = r->advisor, .pool = r->pool,
+        .pool_count = RIG_POOL,
     .max_attempts = 8, .bench = r->bench, .random = rig_half,
   };
   r->f = failover_begin(&setup, r->now);
@@ -107,7 +114,8 @@ static inline void rig_begin(struct rig *r) {
 
 /* The running attempt is answered with that status. */
 static inline void rig_status(struct rig *r, int status, const char *body) {
-  static const struct header headers[] = { { { "Retry-After", 11 }, { "7", 1 } }, { { "Set-Cookie", 10 }, { "x", 1 } } };
+  static const struct header headers[] = { { { "Retry-After", 11 }, { "7", 1 } },
+                                           { { "Set-Cookie", 10 }, { "x", 1 } } };
   failover_head(r->f, status, (struct headers){ headers, 2 }, r->now);
   failover_error_body(r->f, span_of(body), true, true, r->now);
   rig_take(r);

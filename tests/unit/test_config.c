@@ -306,6 +306,27 @@ static void test_full(void **state) {
   bench_free(bench);
 }
 
+/* Cut anywhere, and with a line lost anywhere, it is refused or it loads; nothing else. */
+static void test_damaged(void **state) {
+  (void)state;
+  static char source[sizeof full];
+  for (size_t n = 0; n < sizeof full; n += 11) {
+    memcpy(source, full, n);
+    source[n] = '\0';
+    const struct config *c = load(NULL, source);
+    assert_true(c || strncmp(error, "bullpen.lua:", 12) == 0);
+    config_release(&c);
+  }
+  for (const char *line = full, *end; (end = strchr(line, '\n')); line = end + 1) {
+    size_t before = (size_t)(line - full);
+    memcpy(source, full, before);
+    strcpy(source + before, end + 1);
+    const struct config *c = load(NULL, source);
+    assert_true(c || strncmp(error, "bullpen.lua:", 12) == 0);
+    config_release(&c);
+  }
+}
+
 static void test_defaults(void **state) {
   (void)state;
   const struct config *c = load_good(NULL, "return { " UP " }");
@@ -616,7 +637,7 @@ int main(void) {
     cmocka_unit_test(test_clients),        cmocka_unit_test(test_lines),           cmocka_unit_test(test_units),
     cmocka_unit_test(test_options_agree),  cmocka_unit_test(test_resolve_names),   cmocka_unit_test(test_resolve_targets),
     cmocka_unit_test(test_resolve_strict), cmocka_unit_test(test_resolve_chains),  cmocka_unit_test(test_resolve_any),
-    cmocka_unit_test(test_resolve_pinned_and_grants),
+    cmocka_unit_test(test_resolve_pinned_and_grants), cmocka_unit_test(test_damaged),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

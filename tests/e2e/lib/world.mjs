@@ -1,6 +1,6 @@
 // What most tests need: some scripted upstreams a, b, c ... and a proxy in front of them, all gone after the test.
-// The model "m" is the chain a/m-a, b/m-b, ...; by default the policy is chain_with_bench with one try per candidate, so that call
-// counts are plain. `policy: BUILTIN` takes the built-in as it is.
+// The model "m" is the chain a/m-a, b/m-b, ...; by default the policy is ONE_TRY: the built-in with one try per candidate and no wait, so
+// that call counts are plain. `policy: BUILTIN` takes the built-in as it is.
 import { startProxy } from './bullpen.mjs';
 import { startUpstream, good } from './upstream.mjs';
 import { Connection, modelRequest, request } from './client.mjs';
@@ -8,7 +8,20 @@ import { merge } from './lua.mjs';
 import { ROUTES } from './routes.mjs';
 import { within } from './wait.mjs';
 
-export const ONE_TRY = { name: 'chain_with_bench', options: { tries: 1 } };
+// What the built-in would try again on the same candidate is benched and left at once; everything else is the built-in's.
+export const ONE_TRY = `
+local transient = { [408] = true, [409] = true, [425] = true, [429] = true, [500] = true, [502] = true, [503] = true, [504] = true, [520] = true,
+  [521] = true, [522] = true, [523] = true, [524] = true, [529] = true }
+local ours = { insufficient_quota = true, enforced_spend_limit_reached = true, contract_spend_limit_reached = true }
+local policy = {}
+function policy.classify(request, attempt)
+  local status, e = attempt.status, attempt.error
+  if attempt.committed or attempt.retry_after or (e and (ours[e.type] or ours[e.code] or e.code == "credit_balance_exhausted")) then return nil end
+  if attempt.candidate.passthrough and attempt.outcome == "status" and status ~= 429 and status ~= 529 then return nil end
+  if attempt.outcome ~= "status" or transient[status] then return "next", { bench = 300 } end
+end
+return policy
+`;
 export const BUILTIN = Symbol('built-in policy');
 const LETTERS = 'abcdefgh';
 

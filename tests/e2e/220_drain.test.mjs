@@ -1,0 +1,91 @@
+// SIGTERM: what runs is finished, what comes anew is 503, then exit status 0. A second signal closes at once. SIGHUP reloads.
+import test from 'node:test';
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { world } from './lib/world.mjs';
+import { EACH_ROUTE, ROUTES } from './lib/routes.mjs';
+import { good, silent, streamThen } from './lib/upstream.mjs';
+import { Connection, modelRequest, request } from './lib/client.mjs';
+import { checkRefusal } from './lib/check.mjs';
+import { deferred, until, within } from './lib/wait.mjs';
+
+for (const route of EACH_ROUTE) {
+  test(`220 ${route.name}: a running stream is finished, a new request on an open connection is 503, then exit 0`, async (t) => {
+    const go = deferred();
+    const step = streamThen([...route.preamble, route.content], async (io) => { await go.promise; io.chunk(route.more); for (const p of route.ending) io.chunk(p); io.lastChunk(); });
+    const w = await world(t, { route, steps: [[step, good()]], config: { timeouts: { drain: 20 } } });
+    const idle = new Connection(w.proxy.url);
+    w.later(() => idle.destroy());
+    const { answer, done } = w.open({ stream: true });
+    await answer.until('AAAA');
+    // Half of a request: its connection is busy, so it stays open through the drain.
+    const late = idle.send({ ...modelRequest(route), body: undefined, headers: { 'Content-Type': 'application/json', 'Content-Length': 2000 } });
+    await until(() => idle.socket.bytesWritten > 0 && !idle.socket.connecting, { what: 'the head to be sent' });
+    assert.equal((await w.proxy.admin('GET', '/readyz')).status, 200);
+    w.proxy.signal('SIGTERM');
+    await until(async () => { try { return (await w.proxy.admin('GET', '/readyz')).status === 503; } catch { return false; } }, { what: '/readyz to be 503' });
+    idle.write(Buffer.from(JSON.stringify(route.body('m', { pad: '' })).padEnd(2000)));
+    await within(late.done.promise, 5000, 'the answer to the late one');
+    if (late.status !== 200) {
+      checkRefusal(late, route, 'overloaded');
+      assert.match(late.header('connection') ?? '', /close/i);
+    }
+    await assert.rejects(within(request(w.proxy.url, modelRequest(route)).then((r) => { if (r.status !== 200) throw new Error('refused'); }), 5000, 'x'), 'no new connection is served');
+    assert.equal(answer.end, null, 'the stream goes on');
+    go.resolve();
+    await done();
+    assert.equal(answer.end, 'clean');
+    assert.equal(answer.text, [...route.preamble, route.content, route.more, ...route.ending].join(''));
+    assert.deepEqual(await within(w.proxy.exit, 5000, 'the exit'), { code: 0, signal: null });
+  });
+
+  test(`220 ${route.name}: after timeouts.drain what still runs is ended, exit 0`, async (t) => {
+    const w = await world(t, { route, steps: [streamThen([...route.preamble, route.content], (io) => io.gone)], config: { timeouts: { drain: 0.3 } } });
+    const { answer, done } = w.open({ stream: true });
+    await answer.until('AAAA');
+    w.proxy.signal('SIGTERM');
+    await done();
+    assert.notEqual(answer.end, 'clean');
+    assert.deepEqual(await within(w.proxy.exit, 5000, 'the exit'), { code: 0, signal: null });
+    await w.a.waitClosed();
+  });
+}
+
+test('220 an idle proxy ends at once; SIGINT too; idle keep-alive connections do not hold it', async (t) => {
+  for (const signal of ['SIGTERM', 'SIGINT']) {
+    const w = await world(t, { steps: [good()], config: { timeouts: { drain: 30 } } });
+    const c = new Connection(w.proxy.url);
+    w.later(() => c.destroy());
+    await within(c.send(modelRequest(ROUTES.chat)).done.promise, 5000, 'an answer');
+    w.proxy.signal(signal);
+    assert.deepEqual(await within(w.proxy.exit, 4000, `the exit after ${signal}`), { code: 0, signal: null });
+  }
+});
+
+test('220 a second signal closes at once', async (t) => {
+  const w = await world(t, { steps: [silent()], config: { timeouts: { drain: 60, headers: 60 } } });
+  const { connection } = w.open();
+  await w.a.waitDone(1);
+  w.proxy.signal('SIGTERM');
+  await until(async () => { try { return (await w.proxy.admin('GET', '/readyz')).status === 503; } catch { return false; } }, { what: 'the drain' });
+  w.proxy.signal('SIGTERM');
+  await within(w.proxy.exit, 4000, 'the exit');
+  await connection.waitClosed();
+});
+
+test('220 SIGHUP reloads config and policy; a bad one changes nothing; benches stay', async (t) => {
+  const w = await world(t, { steps: [good(), good()] });
+  const file = `${w.proxy.dir}/bullpen.lua`;
+  const before = fs.readFileSync(file, 'utf8');
+  await w.proxy.admin('PUT', '/api/benches/b%2Fm-b', { for: 600, reason: 'stays' });
+  fs.writeFileSync(file, before.replace('["m"] = { "a/m-a"', '["fresh"] = "b/fresh", ["m"] = { "a/m-a"'));
+  assert.equal((await w.post({ model: 'fresh' })).status, 404);
+  w.proxy.signal('SIGHUP');
+  await until(async () => (await w.post({ model: 'fresh' })).status === 200, { what: 'the new model' });
+  assert.deepEqual((await w.proxy.benches()).map((b) => b.key), ['b/m-b']);
+  const logs = w.proxy.logs.length;
+  fs.writeFileSync(file, 'return { nonsense = 1 }');
+  w.proxy.signal('SIGHUP');
+  await until(() => w.proxy.logs.slice(logs).some((l) => l.level === 'error' && /nonsense/.test(JSON.stringify(l))), { what: 'the error in the log' });
+  assert.equal((await w.post({ model: 'fresh' })).status, 200, 'the old one goes on');
+});
