@@ -14,8 +14,7 @@ static struct span cut(struct span text, size_t most) {
   return (struct span){ text.p, text.n < most ? text.n : most };
 }
 
-/* __index of an attempt: (table, key); upvalues: the handle, the attempt. The attempt lives as long as the handle says.
- * */
+/* __index of an attempt: (table, key); upvalues: the handle, the attempt. It lives as long as the handle says. */
 static int attempt_index(lua_State *L) {
   const struct handle *handle = lua_touserdata(L, lua_upvalueindex(1));
   const struct attempt *a = lua_touserdata(L, lua_upvalueindex(2));

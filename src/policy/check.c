@@ -28,12 +28,12 @@ static const struct mishap {
   enum outcome outcome;
   const char *body;
 } mishaps[] = {
-  { 429, OUTCOME_STATUS, "{\"error\":{\"message\":\"Rate limit "
-                         "reached\",\"type\":\"rate_limit_error\",\"code\":\"rate_limit_exceeded\"}}" },
+  { 429, OUTCOME_STATUS,
+    "{\"error\":{\"message\":\"Rate limit reached\",\"type\":\"rate_limit_error\",\"code\":\"rate_limit_exceeded\"}}" },
   { 500, OUTCOME_STATUS, "<html>oops</html>" },
   { 0, OUTCOME_CONNECT, NULL },
-  { 401, OUTCOME_STATUS, "{\"error\":{\"message\":\"Incorrect API "
-                         "key\",\"type\":\"invalid_request_error\",\"code\":\"invalid_api_key\"}}" },
+  { 401, OUTCOME_STATUS,
+    "{\"error\":{\"message\":\"Incorrect API key\",\"type\":\"invalid_request_error\",\"code\":\"invalid_api_key\"}}" },
   { 0, OUTCOME_HEADERS_TIMEOUT, NULL },
   { 200, OUTCOME_STREAM_ERROR, NULL },
   { 404, OUTCOME_STATUS, "" },
@@ -67,13 +67,13 @@ static double sample_random(void *context) {
 static bool make_pool(struct sample *s, enum api api) {
   static const char *const names[POOL][3] = {
     { "openai/gpt-4o", "openai", "gpt-4o" }, { "azure/gpt-4o-eu", "azure", "gpt-4o-eu" },
-        { "sample/gpt-4o-mini", "sample", "gpt-4o-mini" },
+    { "sample/gpt-4o-mini", "sample", "gpt-4o-mini" },
   };
   s->bench = bench_new(2 * POOL);
   for (size_t i = 0; s->bench && i < POOL; i++) {
     s->candidates[i] = (struct candidate){
       .name = names[i][0], .upstream_name = names[i][1], .model = names[i][2], .api = api, .weight = 1,
-          .priority = (int)i,
+      .priority = (int)i,
       .timeouts = { 5, 300, 120, 120, 20 },
       .key = bench_get(s->bench, span_of(names[i][0])), .upstream_key = bench_get(s->bench, span_of(names[i][1])),
     };
@@ -84,14 +84,15 @@ static bool make_pool(struct sample *s, enum api api) {
 }
 
 static void make_request(struct sample *s, enum route route, bool stream) {
-  static const char body[] = "{\"model\":\"gpt-4o\",\"user\":\"someone\",\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}";
+  static const char body[] = "{\"model\":\"gpt-4o\",\"user\":\"someone\",\"max_tokens\":64,"
+                             "\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}";
   s->now = clock_now();
   s->request = (struct request){
-    .id = "check", .route = route, .method = "POST", .path = route == ROUTE_MESSAGES ? SPAN("/v1/messages")
-        : SPAN("/v1/chat/completions"),
-    .model = SPAN("gpt-4o"), .stream = stream, .client = stream ? NULL : "sample", .session = stream
-        ? "sample-session" : NULL,
-    .headers = { request_headers, 2 }, .body = { body, sizeof body - 1 }, .received = s->now, .deadline = s->now + 900,
+    .id = "check", .route = route, .method = "POST",
+    .path = route == ROUTE_MESSAGES ? SPAN("/v1/messages") : SPAN("/v1/chat/completions"),
+    .model = SPAN("gpt-4o"), .stream = stream, .client = stream ? NULL : "sample",
+    .session = stream ? "sample-session" : NULL, .headers = { request_headers, 2 },
+    .body = { body, sizeof body - 1 }, .received = s->now, .deadline = s->now + 900,
   };
 }
 
@@ -100,8 +101,8 @@ static void make_request(struct sample *s, enum route route, bool stream) {
 static void feed_event(struct sample *s, enum event_class class, struct span data) {
   struct event_facts facts = { .class = class, .sequence = -1 };
   struct sse_event event = { .data = data };
-  if (class == EVENT_FAIL) facts.error = (struct upstream_error){ .type = SPAN("overloaded_error"),
-      .message = SPAN("Overloaded") };
+  if (class == EVENT_FAIL)
+    facts.error = (struct upstream_error){ .type = SPAN("overloaded_error"), .message = SPAN("Overloaded") };
   failover_event(s->f, &facts, &event, data.n, s->now);
 }
 
@@ -109,8 +110,8 @@ static void fail_attempt(struct sample *s) {
   const struct mishap *m = &mishaps[s->mishap++ % MISHAPS];
   if (m->status) failover_head(s->f, m->status, (struct headers){ answer_headers, 2 }, s->now);
   if (m->outcome == OUTCOME_STATUS) failover_error_body(s->f, span_of(m->body), true, true, s->now);
-  else if (m->outcome == OUTCOME_STREAM_ERROR) feed_event(s, EVENT_FAIL,
-                                                          SPAN("{\"error\":{\"message\":\"Overloaded\"}}"));
+  else if (m->outcome == OUTCOME_STREAM_ERROR)
+    feed_event(s, EVENT_FAIL, SPAN("{\"error\":{\"message\":\"Overloaded\"}}"));
   else failover_ended(s->f, m->outcome, NULL, NULL, s->now);
 }
 

@@ -52,8 +52,7 @@ static void log_fault(struct policy *policy, enum policy_hook hook, enum policy_
   }
   log_warn("policy hook failed", LOG_TEXT("policy", policy->spec.name), LOG_TEXT("version", policy->version),
            LOG_TEXT("hook", policy_hook_names[hook]), LOG_TEXT("reason", policy_fault_names[fault]),
-               LOG_TEXT("error", error),
-           LOG_INT("suppressed", policy->suppressed));
+           LOG_TEXT("error", error), LOG_INT("suppressed", policy->suppressed));
   policy->logged = now;
   policy->suppressed = 0;
 }
@@ -62,8 +61,8 @@ static void hook_failed(struct call *c, enum policy_fault fault, const char *err
   struct policy *policy = c->policy;
   if (c->advice && policy->spec.reject && c->hook != HOOK_OBSERVE) c->advice->advisor.reject = true;
   if (policy->fault) {
-    if (!*policy->fault) snprintf(policy->fault, ERROR_BYTES, "%s (%s: %s)", error, policy_hook_names[c->hook],
-                                  policy_fault_names[fault]);
+    if (!*policy->fault)
+      snprintf(policy->fault, ERROR_BYTES, "%s (%s: %s)", error, policy_hook_names[c->hook], policy_fault_names[fault]);
     return;
   }
   if (policy->host.dry) return;
@@ -74,8 +73,7 @@ static void hook_failed(struct call *c, enum policy_fault fault, const char *err
 
 /* ---- the one way into Lua ---- */
 
-/* "policy.lua:12: select: " before what is wrong with the return, the line being where the hook begins. The hook is on
- * the stack. */
+/* "policy.lua:12", where the hook on the stack begins: a wrong return has no line of its own. */
 static void place_of_hook(lua_State *L, char *place, size_t size) {
   lua_Debug d;
   lua_getinfo(L, ">S", &d);

@@ -66,9 +66,10 @@ void input_set_index(lua_State *L) {
 /* ---- headers ---- */
 
 static bool is_secret(const char *name) {
-  static const char *const secrets[] = { "authorization", "proxy-authorization", "x-api-key", "api-key",
-                                         "x-goog-api-key",
-                                         "cookie",        "cookie2",             "set-cookie", "set-cookie2" };
+  static const char *const secrets[] = {
+    "authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key",
+    "cookie", "cookie2", "set-cookie", "set-cookie2",
+  };
   for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
     if (strcmp(name, secrets[i]) == 0) return true;
   return false;

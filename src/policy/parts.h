@@ -1,7 +1,7 @@
 /*
  * What the files of this room share; nobody else includes it.
  *
- *   policy.c    loading, references, replacing a spent VM      table.c     the returned table: its keys, hooks and options
+ *   policy.c    loading, references, replacing a spent VM      table.c     the returned table: keys, hooks, options
  *   sources.c   the texts, and require out of memory           version.c   SHA-256 over them
  *   hooks.c     the advisor: one protected call per hook       verdicts.c  what hooks return
  *   inputs.c    request and candidates as tables               attempts.c  attempts and events as tables

@@ -126,8 +126,8 @@ static bool value_copy(struct arena *arena, const struct value *from, struct val
   to->table.pairs = pairs;
   for (size_t i = 0; pairs && i < from->table.count; i++) {
     const struct value_pair *pair = &from->table.pairs[i];
-    if (!value_copy(arena, &pair->key, &pairs[i].key) || !value_copy(arena, &pair->value,
-                                                                     &pairs[i].value)) return false;
+    if (!value_copy(arena, &pair->key, &pairs[i].key) || !value_copy(arena, &pair->value, &pairs[i].value))
+      return false;
   }
   return pairs != NULL;
 }
@@ -158,8 +158,8 @@ static struct policy *policy_new(const struct policy_spec *spec, const struct po
     return NULL;
   }
   policy->host = (struct host){ .reach = *host, .name = policy->spec.name, .dry = dry };
-  if (getrandom(&policy->host.random, sizeof policy->host.random,
-                GRND_NONBLOCK) < 0) policy->host.random = (uintptr_t)policy;
+  if (getrandom(&policy->host.random, sizeof policy->host.random, GRND_NONBLOCK) < 0)
+    policy->host.random = (uintptr_t)policy;
   return policy;
 }
 

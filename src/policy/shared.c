@@ -165,8 +165,7 @@ enum shared_result shared_get(struct policy_shared *s, struct span key, seconds 
 }
 
 enum shared_result shared_set(struct policy_shared *s, struct span key, const struct shared_value *value,
-                              seconds ttl, bool only_absent,
-                              seconds now) {
+                              seconds ttl, bool only_absent, seconds now) {
   uint64_t hash = hash_of(key);
   struct stripe *stripe = stripe_of(s, hash);
   enum shared_result result = SHARED_PRESENT;

@@ -30,8 +30,7 @@ enum shared_result shared_get(struct policy_shared *shared, struct span key, sec
                               struct shared_value *value);
 /* `ttl` seconds, SECONDS_NEVER: until it is pushed out. `only_absent`: an existing one stays. */
 enum shared_result shared_set(struct policy_shared *shared, struct span key, const struct shared_value *value,
-                              seconds ttl,
-                              bool only_absent, seconds now);
+                              seconds ttl, bool only_absent, seconds now);
 
 struct shared_sum {
   struct shared_value by, init; /* numbers; `init` when it is absent, then `ttl` counts too */

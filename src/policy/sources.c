@@ -100,8 +100,8 @@ static int require_source(lua_State *L) {
     lua_call(L, 1, 1);
     return 1;
   }
-  if (lua_getfield(L, lua_upvalueindex(3), module) == LUA_TLIGHTUSERDATA) return luaL_error(L,
-      "require: '%s' requires itself", module);
+  bool again = lua_getfield(L, lua_upvalueindex(3), module) == LUA_TLIGHTUSERDATA;
+  if (again) return luaL_error(L, "require: '%s' requires itself", module);
   if (!lua_isnil(L, -1)) return 1;
   lua_pushlightuserdata(L, (void *)policy);
   lua_setfield(L, lua_upvalueindex(3), module);

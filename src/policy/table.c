@@ -12,8 +12,7 @@
 enum { NEAR = 2, NAME_BYTES = 40 };
 
 static const char *const known_keys[] = { "init", "select", "classify", "backoff", "observe", "gate", "exhausted",
-                                          "tick",
-                                          "options", "classify_ok" };
+                                          "tick", "options", "classify_ok" };
 enum { KNOWN_KEYS = sizeof known_keys / sizeof *known_keys };
 
 /* ---- did you mean ---- */
@@ -68,8 +67,8 @@ static _Noreturn void key_error(lua_State *L, const struct policy *policy, const
 }
 
 static void check_key(lua_State *L, const struct policy *policy) {
-  if (lua_type(L, -2) != LUA_TSTRING) luaL_error(L, "%s: a key of type %s in the policy", policy->sources.list->name,
-                                                 luaL_typename(L, -2));
+  if (lua_type(L, -2) != LUA_TSTRING)
+    luaL_error(L, "%s: a key of type %s in the policy", policy->sources.list->name, luaL_typename(L, -2));
   const char *key = lua_tostring(L, -2);
   struct guess guess = { .word = key, .distance = NEAR + 1 };
   char hint[NAME_BYTES + 32];
@@ -86,8 +85,8 @@ static void take_hooks(lua_State *L, struct policy *policy, int table) {
     policy->hooks[h] = LUA_NOREF;
     lua_pushstring(L, name);
     int type = lua_rawget(L, table);
-    if (type != LUA_TNIL && type != LUA_TFUNCTION) key_error(L, policy, name, "a function is expected, not a ",
-                                                             lua_typename(L, type));
+    if (type != LUA_TNIL && type != LUA_TFUNCTION)
+      key_error(L, policy, name, "a function is expected, not a ", lua_typename(L, type));
     if (type == LUA_TFUNCTION) policy->hooks[h] = luaL_ref(L, LUA_REGISTRYINDEX);
     else lua_pop(L, 1);
   }
@@ -107,8 +106,8 @@ static void check_option(lua_State *L, const struct policy *policy, int options,
     }
     guess_try(&guess, lua_tostring(L, -2));
   }
-  snprintf(what, sizeof what, "%s: options.%s: the policy has no such option", policy->sources.list->name, *name
-           ? name : "?");
+  const char *file = policy->sources.list->name;
+  snprintf(what, sizeof what, "%s: options.%s: the policy has no such option", file, *name ? name : "?");
   luaL_error(L, "%s%s", what, guess_text(&guess, hint, sizeof hint));
 }
 
@@ -143,19 +142,19 @@ static void push_options(lua_State *L, const struct policy *policy, int table) {
 int table_take(lua_State *L, struct policy *policy) {
   int table = lua_gettop(L);
   const char *file = policy->sources.list->name;
-  if (!lua_istable(L, table)) return luaL_error(L, "%s: a policy returns a table of hooks, not a %s", file,
-                                                luaL_typename(L, table));
+  if (!lua_istable(L, table))
+    return luaL_error(L, "%s: a policy returns a table of hooks, not a %s", file, luaL_typename(L, table));
   for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) check_key(L, policy);
   take_hooks(L, policy, table);
   lua_pushliteral(L, "classify_ok");
   int type = lua_rawget(L, table);
-  if (type != LUA_TNIL && type != LUA_TBOOLEAN) key_error(L, policy, "classify_ok",
-                                                          "true or false is expected, not a ", lua_typename(L, type));
+  if (type != LUA_TNIL && type != LUA_TBOOLEAN)
+    key_error(L, policy, "classify_ok", "true or false is expected, not a ", lua_typename(L, type));
   policy->classify_ok = lua_toboolean(L, -1);
   lua_pushliteral(L, "options");
   type = lua_rawget(L, table);
-  if (type != LUA_TNIL && type != LUA_TTABLE) key_error(L, policy, "options", "a table is expected, not a ",
-                                                        lua_typename(L, type));
+  if (type != LUA_TNIL && type != LUA_TTABLE)
+    key_error(L, policy, "options", "a table is expected, not a ", lua_typename(L, type));
   push_options(L, policy, table);
   return luaL_ref(L, LUA_REGISTRYINDEX);
 }

@@ -42,8 +42,8 @@ static bool take_text(lua_State *L, int index, struct call *c, const char **to) 
 }
 
 static bool take_slot(lua_State *L, int index, struct call *c, const struct slot *slot) {
-  bool number = lua_type(L, index) == LUA_TNUMBER, text = lua_type(L, index) == LUA_TSTRING,
-      table = lua_istable(L, index);
+  int type = lua_type(L, index);
+  bool number = type == LUA_TNUMBER, text = type == LUA_TSTRING, table = type == LUA_TTABLE;
   double n = number ? lua_tonumber(L, index) : 0;
   switch (slot->want) {
     case WANT_TEXT:
@@ -56,8 +56,8 @@ static bool take_slot(lua_State *L, int index, struct call *c, const struct slot
       *(seconds *)slot->to = n;
       return true;
     case WANT_STATUS:
-      if (!number || !(n >= 400 && n <= 599) || n != floor(n)) return refuse(c,
-          "%s: a whole number in 400..599 is expected", slot->key);
+      if (!number || !(n >= 400 && n <= 599) || n != floor(n))
+        return refuse(c, "%s: a whole number in 400..599 is expected", slot->key);
       *(int *)slot->to = (int)n;
       return true;
     case WANT_TABLE:
@@ -139,7 +139,7 @@ static bool find_member(lua_State *L, int index, struct call *c, unsigned *membe
 static bool take_timeouts(lua_State *L, int table, struct call *c, struct timeouts *t) {
   const struct slot slots[] = {
     { "connect", WANT_SECONDS, &t->connect }, { "headers", WANT_SECONDS, &t->headers },
-        { "first_event", WANT_SECONDS, &t->first_event },
+    { "first_event", WANT_SECONDS, &t->first_event },
     { "idle", WANT_SECONDS, &t->idle },       { "hold", WANT_SECONDS, &t->hold },
   };
   return take_slots(L, table, c, SLOTS(slots));
@@ -156,8 +156,8 @@ static bool take_choice(lua_State *L, int table, struct call *c, struct pick *pi
   if (get_raw(L, table, "timeouts") == LUA_TTABLE && !take_timeouts(L, -1, c, &pick->timeouts)) return false;
   if (get_raw(L, table, "skip") == LUA_TTABLE)
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
-      if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING) return refuse(c,
-          "skip: names and reasons are expected");
+      if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
+        return refuse(c, "skip: names and reasons are expected");
   get_raw(L, table, "use");
   return find_member(L, -1, c, &pick->member);
 }
@@ -178,8 +178,8 @@ static bool take_pick(lua_State *L, int first, struct call *c) {
     case LUA_TNIL: return true;
     case LUA_TBOOLEAN:
       if (lua_toboolean(L, first)) return refuse(c, "true is no answer");
-      if (!lua_isnil(L, first + 1) && lua_type(L, first + 1) != LUA_TSTRING) return refuse(c,
-          "the reason is no string");
+      if (!lua_isnil(L, first + 1) && lua_type(L, first + 1) != LUA_TSTRING)
+        return refuse(c, "the reason is no string");
       pick->kind = PICK_GIVE_UP;
       return lua_isnil(L, first + 1) || take_text(L, first + 1, c, &pick->reason);
     case LUA_TSTRING:
@@ -212,8 +212,8 @@ static bool take_judgement(lua_State *L, int first, struct call *c) {
   if (!name) return refuse(c, "a %s is no verdict", luaL_typename(L, first));
   if (!verdict_parse((struct span){ name, n }, &j->verdict)) return refuse(c, "'%.60s' is no verdict", name);
   if (lua_isnil(L, first + 1)) return true;
-  if (!lua_istable(L, first + 1)) return refuse(c, "the second value is a %s, not a table",
-                                                luaL_typename(L, first + 1));
+  if (!lua_istable(L, first + 1))
+    return refuse(c, "the second value is a %s, not a table", luaL_typename(L, first + 1));
   if (!take_slots(L, first + 1, c, SLOTS(slots))) return false;
   if (!j->key) return true;
   struct bench_key *key = host_bench_key(&c->policy->host, span_of(j->key));
@@ -245,8 +245,8 @@ static enum event_class class_of(const char *name, enum event_class builtin, boo
 void verdict_read_class(lua_State *L, struct call *c) {
   bool known = false;
   if (lua_isnil(L, -1)) return;
-  enum event_class class = lua_type(L, -1) == LUA_TSTRING ? class_of(lua_tostring(L, -1), c->builtin, &known)
-      : c->builtin;
+  enum event_class class = c->builtin;
+  if (lua_type(L, -1) == LUA_TSTRING) class = class_of(lua_tostring(L, -1), c->builtin, &known);
   if (!known) (void)refuse(c, "'hold', 'commit' or 'fail' is expected");
   else if (c->builtin == EVENT_FAIL && class != EVENT_FAIL) (void)refuse(c, "an error event can only fail");
   else c->class = class;

@@ -134,12 +134,13 @@ static bool take_event(void *context, const struct sse_event *event, size_t byte
   struct exchange *ex = context;
   struct event_facts facts = { .sequence = -1 };
   commit_read_event(ex->request.route, event, &ex->run.scratch, &facts);
+  bool cut_off = bytes == 0 && facts.class == EVENT_COMMIT && !facts.finished; /* by the end: not to be believed */
+  if (cut_off) return false;
   if (facts.sequence >= 0) ex->relay.sequence = facts.sequence;
   if (facts.finished) ex->relay.finished = true;
   bool nothing = event->comment || facts.done_only;
   bool bare_end = facts.done_only && !ex->relay.seen_event; /* [DONE] alone is no answer: the end will be `empty` */
   if (!nothing) ex->relay.seen_event = true;
-  if (bytes == 0 && facts.class == EVENT_COMMIT && !facts.finished) return false; /* cut off by the end: not to be believed */
   if (bare_end) facts.class = EVENT_HOLD;
   failover_event(ex->failover, &facts, event, bytes, now_of(ex));
   ex->run.failed = failover_running(ex->failover) != ex->run.attempt;

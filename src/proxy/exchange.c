@@ -123,7 +123,7 @@ static enum go step_route(struct exchange *ex) {
   r->route = route_of_path(ex->in.path);
   if (!knows_client(ex)) return refuse(ex, REFUSAL_BAD_KEY, "The API key is missing or not known here.");
   if (atomic_load(&ex->worker->proxy->draining)) return refuse_with(ex, REFUSAL_OVERLOADED, "Shutting down.", 1);
-  if (headers_get(ex->in.headers, "upgrade").n && r->route == ROUTE_RESPONSES)
+  if (span_is_nocase(headers_get(ex->in.headers, "upgrade"), "websocket"))
     return refuse(ex, REFUSAL_UPGRADE, "WebSocket is not supported here; use HTTP.");
   if (!span_starts(ex->in.path, "/v1/")) return refuse(ex, REFUSAL_UNKNOWN_PATH, "No such path.");
   if (is_models_path(ex->in.path) && !is_get(ex)) return refuse(ex, REFUSAL_METHOD, "Use GET here.");

@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-enum { HEAD_BYTES = 64 * 1024, HEADERS_MAX = 512, IDLE_HANDLES = 64, IDLE_CONNECTION_SECONDS = 55 };
+enum { HEAD_BYTES = 64 * 1024, HEADERS_MAX = 512, IDLE_HANDLES = 64, IDLE_CONNECTION_SECONDS = 55, TIMER_SLACK = 3 /* ms */ };
 
 struct link { /* one of libcurl's sockets */
   struct loop_source source;
@@ -191,8 +191,8 @@ static int on_timer(CURLM *multi, long milliseconds, void *context) {
   (void)multi;
   struct upstreams *pool = context;
   pool->timeout_due = milliseconds == 0;
-  /* Never early, not even by the age of this turn's time: libcurl would not ask again for a timer that it has set already. */
-  loop_arm(pool->loop, &pool->timer, milliseconds > 0 ? clock_now() + (seconds)(milliseconds + 1) * 1e-3 : SECONDS_NEVER);
+  /* Never early: libcurl rounds down, finds a fraction of a millisecond left of a connect timeout, and does not ask again. */
+  loop_arm(pool->loop, &pool->timer, milliseconds > 0 ? clock_now() + (seconds)(milliseconds + TIMER_SLACK) * 1e-3 : SECONDS_NEVER);
   return 0;
 }
 

@@ -41,11 +41,12 @@ static const struct value_pair rig_tag_list[] = { { { .kind = VALUE_STRING, .str
 static const struct value rig_tags = { .kind = VALUE_TABLE, .table = { rig_tag_list, 1 } };
 static const struct header rig_headers[] = {
   { { "User-Agent", 10 }, { "test/1", 6 } }, { { "Authorization", 13 }, { "Bearer secret", 13 } },
-      { { "X-Api-Key", 9 }, { "secret", 6 } },
+  { { "X-Api-Key", 9 }, { "secret", 6 } },
   { { "Cookie", 6 }, { "a=b", 3 } },         { { "Accept", 6 }, { "a", 1 } },
-      { { "accept", 6 }, { "b", 1 } },
+  { { "accept", 6 }, { "b", 1 } },
 };
-static const char rig_body[] = "{\"model\":\"smart\",\"user\":\"u\\u0041\",\"n\":2,\"t\":0.5,\"stream\":true,\"messages\":[{\"content\":\"hi\"}]}";
+static const char rig_body[] =
+  "{\"model\":\"smart\",\"user\":\"u\\u0041\",\"n\":2,\"t\":0.5,\"stream\":true,\"messages\":[{\"content\":\"hi\"}]}";
 
 static double rig_half(void *context) {
   (void)context;
@@ -66,7 +67,7 @@ static inline struct rig *rig_new(void) {
   for (size_t i = 0; i < RIG_POOL; i++) {
     r->candidates[i] = (struct candidate){
       .name = names[i][0], .upstream_name = names[i][1], .model = names[i][2], .weight = 1.5, .priority = (int)i,
-          .tags = i ? NULL : &rig_tags,
+      .tags = i ? NULL : &rig_tags,
       .timeouts = { 5, 300, 300, 120, 20 }, .max_inflight = 2,
       .key = bench_get(r->bench, span_of(names[i][0])), .upstream_key = bench_get(r->bench, span_of(names[i][1])),
     };
@@ -74,9 +75,9 @@ static inline struct rig *rig_new(void) {
   }
   r->request = (struct request){
     .id = "r-1", .route = ROUTE_CHAT, .method = "POST", .path = SPAN("/v1/chat/completions"), .model = SPAN("smart"),
-        .stream = true,
+    .stream = true,
     .client = "team-a", .client_tags = &rig_tags, .session = "s-1", .headers = { rig_headers, 6 },
-        .body = { rig_body, sizeof rig_body - 1 },
+    .body = { rig_body, sizeof rig_body - 1 },
     .received = 1000, .deadline = 1900,
   };
   return r;
@@ -104,7 +105,7 @@ static inline void rig_begin(struct rig *r) {
   assert_non_null(r->advisor);
   struct failover_setup setup = {
     .arena = &r->arena, .request = &r->request, .serial = 7, .advisor = r->advisor, .pool = r->pool,
-        .pool_count = RIG_POOL,
+    .pool_count = RIG_POOL,
     .max_attempts = 8, .bench = r->bench, .random = rig_half,
   };
   r->f = failover_begin(&setup, r->now);

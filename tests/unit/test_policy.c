@@ -106,8 +106,8 @@ static void try_misdeed(enum policy_hook hook, size_t i) {
   struct rig *r = rig_asked(hook, misdeeds[i].body, misdeeds[i].fault == FAULT_TIME ? 0.02 : 5);
   seconds began = clock_now();
   struct answers mine = ask(r, hook, r->advisor->ops), builtin = ask(r, hook, &builtin_advisor);
-  if (misdeeds[i].fault == FAULT_TIME && clock_now() - began > 0.5) fail_msg("%s took %g s", misdeeds[i].body,
-      clock_now() - began);
+  if (misdeeds[i].fault == FAULT_TIME && clock_now() - began > 0.5)
+    fail_msg("%s took %g s", misdeeds[i].body, clock_now() - began);
   assert_same(&mine, &builtin);
   if (atomic_load(&r->counts.faults[hook][misdeeds[i].fault]) != 1)
     fail_msg("%s: %s is not counted as %s", policy_hook_names[hook], misdeeds[i].body,
@@ -282,10 +282,10 @@ static void try_shapes(enum policy_hook hook, const struct shape *shapes, size_t
     fail_quietly(r);
     struct answers a = ask(r, hook, r->advisor->ops);
     unsigned long refused = atomic_load(&r->counts.faults[hook][FAULT_BAD_RETURN]);
-    if (refused != (shapes[i].expected ? 0 : 1) || rig_faults(r) != refused) fail_msg("%s: %lu faults, %lu refused",
-        shapes[i].body, rig_faults(r), refused);
-    if (shapes[i].expected && strcmp(describe(hook, &a), shapes[i].expected)) fail_msg("%s: %s", shapes[i].body,
-        describe(hook, &a));
+    if (refused != (shapes[i].expected ? 0 : 1) || rig_faults(r) != refused)
+      fail_msg("%s: %lu faults, %lu refused", shapes[i].body, rig_faults(r), refused);
+    if (shapes[i].expected && strcmp(describe(hook, &a), shapes[i].expected))
+      fail_msg("%s: %s", shapes[i].body, describe(hook, &a));
     rig_free(r);
   }
 }
@@ -358,11 +358,11 @@ static void what_the_others_may_return(void **state) {
   (void)state;
   static const struct shape delays[] = {
     { "", "-1" }, { "return 0", "0" }, { "return 1.5", "1.5" }, { "return -1", NULL }, { "return 0/0", NULL },
-        { "return math.huge", NULL }, { "return '1'", NULL },
+    { "return math.huge", NULL }, { "return '1'", NULL },
   };
   static const struct shape classes[] = {
     { "", "0" }, { "return 'hold'", "0" }, { "return 'commit'", "1" }, { "return 'fail'", "3" },
-        { "return 'end'", NULL }, { "return 1", NULL },
+    { "return 'end'", NULL }, { "return 1", NULL },
   };
   static const struct shape answers[] = {
     { "", "0 0 - - -" },
@@ -525,8 +525,9 @@ static void the_drained_are_not_in_the_pool_and_the_full_are_benched(void **stat
   struct rig *r = rig_new();
   struct bench_ticket tickets[2];
   bench_set_drained(r->candidates[0].upstream_key, true);
-  for (size_t i = 0; i < 2; i++) assert_int_equal(bench_begin(r->candidates[1].key, r->candidates[1].upstream_key, 2,
-                                                              false, r->now, &tickets[i]), BENCH_BEGUN);
+  for (size_t i = 0; i < 2; i++)
+    assert_int_equal(bench_begin(r->candidates[1].key, r->candidates[1].upstream_key, 2, false, r->now, &tickets[i]),
+                     BENCH_BEGUN);
   rig_load(r, one_hook(HOOK_SELECT, "assert(#a == 2 and a[1].benched and a[1].bench_reason == 'full' and "
                                     "a[1].inflight == 2) return a[2]"));
   rig_begin(r);
@@ -652,7 +653,7 @@ static void write_file(const char *folder, const char *name, const char *text) {
 
 static void a_policy_from_disk_can_be_loaded_again_from_memory(void **state) {
   (void)state;
-  char folder[] = "/tmp/test_policy_XXXXXX", path[64];
+  char folder[] = P_tmpdir "/test_policy_XXXXXX", path[64];
   size_t count;
   assert_non_null(mkdtemp(folder));
   write_file(folder, "p.lua", "local names = require 'names' return { select = function() return names.best end }");
@@ -814,8 +815,8 @@ static void *hammer(void *context) {
     snprintf(key, sizeof key, "k%d", i % 100);
     if (i % 3 == 0) (void)shared_delete(s, span_of(key), 0);
     else if (i % 3 == 1) (void)shared_set(s, span_of(key), &text, SECONDS_NEVER, i % 2, 0);
-    else if (shared_get(s, span_of(key), 0, room, sizeof room, &v) == SHARED_DONE) assert_true(span_is(v.string,
-        "value"));
+    else if (shared_get(s, span_of(key), 0, room, sizeof room, &v) == SHARED_DONE)
+      assert_true(span_is(v.string, "value"));
   }
   return (void *)granted;
 }

@@ -45,7 +45,10 @@ export class Running {
       const lines = (rest + bytes).split('\n');
       rest = lines.pop();
       for (const line of lines) {
-        try { this.logs.push(JSON.parse(line)); } catch { /* text format, or a report */ }
+        let fields;
+        try { fields = JSON.parse(line); } catch { continue; /* text format, or a report */ }
+        // What a policy logs carries its own words in `text`.
+        this.logs.push(fields.message === 'policy' && fields.text !== undefined ? { ...fields, message: fields.text } : fields);
       }
     });
     this.exit = new Promise((resolve) => {
