@@ -194,10 +194,21 @@ static void take_error_bytes(struct exchange *ex, struct buf *in) {
   failover_error_body(ex->failover, buf_span(body), false, false, now_of(ex));
 }
 
+/* The answer of a path that is no route may name an object (a file, a batch) that later paths name again: its id is near the front. */
+static void look_for_id(struct exchange *ex, struct span bytes) {
+  static const char *const name = "id";
+  struct body_value id;
+  struct attempt *a = ex->run.attempt;
+  if (ex->request.route != ROUTE_NONE || ex->relay.total || a->response_id.n || a->status > 299) return;
+  if (body_scan(bytes, &name, &id, 1, NULL) == BODY_MALFORMED && id.kind != BODY_STRING) return; /* cut short is good enough */
+  a->response_id = span_of(arena_copy(&ex->arena, body_text(id, &ex->arena)));
+}
+
 static void take_relay_bytes(struct exchange *ex, struct buf *in) {
   size_t room = relay_room(&ex->relay);
   size_t n = in->n < room ? in->n : room;
   if (n) {
+    look_for_id(ex, buf_span(in));
     size_t taken = relay_feed(&ex->relay, in->p, n, take_event, ex);
     if (ex->run.failed || !ex->run.transfer) return;
     buf_drop(in, taken);

@@ -19,6 +19,7 @@
 #include "proxy/front.h"
 #include "proxy/guard.h"
 #include "proxy/headers.h"
+#include "proxy/ids.h"
 
 #define DISCARD_BYTES ((size_t)64 * 1024 * 1024) /* of a refused request's body */
 #define DISCARD_SECONDS 5.0
@@ -182,6 +183,7 @@ static enum go step_read(struct exchange *ex) {
   r->stream = body_is_true(values[STREAM]);
   r->session = session_of(ex, &values[SESSION], MEMBERS - SESSION);
   ex->in.model = values[MODEL];
+  ex->in.previous = body_text(values[PREVIOUS], &ex->arena);
   return GO;
 }
 
@@ -233,9 +235,21 @@ static enum go begin_engine(struct exchange *ex, struct advisor *advisor, bool a
   return WAIT;
 }
 
+/* The upstream that made an id, when this client may know it. */
+static enum ids_found maker_of(struct exchange *ex, struct span id, const struct upstream **maker) {
+  char name[IDS_UPSTREAM_BYTES];
+  *maker = NULL;
+  if (!id.n) return IDS_UNKNOWN;
+  enum ids_found found = ids_find(ex->worker->proxy->ids, id, ex->request.client, loop_now(ex->worker->loop), name);
+  if (found == IDS_OURS) *maker = config_upstream(ex->config, span_of(name));
+  return found;
+}
+
 static enum go resolve_path(struct exchange *ex) {
   struct span target = headers_get(ex->in.headers, "x-bullpen-upstream");
-  const struct upstream *u = config_path_upstream(ex->config, ex->in.path, target);
+  const struct upstream *maker, *u = config_path_upstream(ex->config, ex->in.path, target);
+  if (maker_of(ex, ids_in_path(ex->in.path), &maker) == IDS_FOREIGN) return refuse(ex, REFUSAL_ID_NOT_FOUND, "No such object.");
+  if (!u) u = maker;
   struct candidate *c = ARENA_NEW(&ex->arena, struct candidate);
   const struct candidate **pool = ARENA_NEW(&ex->arena, const struct candidate *);
   struct advisor *advisor = ARENA_NEW(&ex->arena, struct advisor);
@@ -259,8 +273,10 @@ static enum go step_resolve(struct exchange *ex) {
     return GO;
   }
   if (r->route == ROUTE_NONE) return resolve_path(ex);
+  const struct upstream *maker;
+  if (maker_of(ex, ex->in.previous, &maker) == IDS_FOREIGN) return refuse(ex, REFUSAL_ID_NOT_FOUND, "No such response.");
   struct span target = headers_get(ex->in.headers, "x-bullpen-upstream");
-  switch (config_resolve(ex->config, ex->worker->proxy->bench, &ex->arena, r->route, r->model, target, NULL, ex->client, found)) {
+  switch (config_resolve(ex->config, ex->worker->proxy->bench, &ex->arena, r->route, r->model, target, maker, ex->client, found)) {
     case RESOLVED: break;
     case RESOLVED_DENIED: return refuse(ex, REFUSAL_MODEL_DENIED, "This key may not use that model.");
     case RESOLVED_NO_MEMORY: return refuse_with(ex, REFUSAL_OVERLOADED, "Out of memory.", 1);

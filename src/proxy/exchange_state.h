@@ -36,6 +36,7 @@ struct incoming {
   size_t discarded; /* bytes thrown away */
   bool chunked, expects, sound;
   struct body_value model; /* of the body: where it lies */
+  struct span previous;    /* its previous_response_id */
 };
 
 /* The running attempt's transfer and what was read of it. */

@@ -2,6 +2,7 @@
  * Every decision is told once: to the log, the counters, and the policy's observers, after it was carried out.
  */
 #include "proxy/exchange_state.h"
+#include "proxy/ids.h"
 
 static void log_request(struct exchange *ex, const struct event *e) {
   size_t attempts = 0;
@@ -29,6 +30,12 @@ static void log_attempt(struct exchange *ex, const struct event *e) {
            { .name = "resent", .kind = a->resent ? LOG_FIELD_BOOL : LOG_FIELD_NONE, .boolean = a->resent }, LOG_NUM("elapsed", e->elapsed));
 }
 
+/* A response's maker must be found again when the client goes on from it. */
+static void keep_id(struct exchange *ex, const struct attempt *a) {
+  if (a && a->committed && ids_is_kept(a->response_id))
+    ids_put(ex->worker->proxy->ids, a->response_id, a->candidate->upstream_name, ex->request.client, loop_now(ex->worker->loop));
+}
+
 void tell_event(struct exchange *ex, const struct event *e) {
   switch (e->type) {
     case TOLD_ATTEMPT_FAILED: log_attempt(ex, e); break;
@@ -41,10 +48,11 @@ void tell_event(struct exchange *ex, const struct event *e) {
       break;
     case TOLD_FINISHED:
       ex->finished = true;
+      keep_id(ex, e->attempt);
       log_request(ex, e);
       stats_request(&ex->worker->stats, ex->request.route, e->status, e->outcome, e->elapsed, ex->relay.total);
       break;
-    case TOLD_COMMITTED:
+    case TOLD_COMMITTED: keep_id(ex, e->attempt); break;
     case TOLD_POLICY_LOADED:
     case TOLD_POLICY_FAILED: break;
   }

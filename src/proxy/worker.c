@@ -21,6 +21,7 @@
 #include "base/socket.h"
 #include "proxy/exchange.h"
 #include "proxy/front.h"
+#include "proxy/ids.h"
 #include "proxy/proxy.h"
 
 enum { ROUNDS_A_TURN = 64, ACCEPTS_A_TURN = 64, IDLE_UPSTREAM_CONNECTIONS = 256 };
@@ -226,8 +227,10 @@ struct proxy *proxy_start(const struct proxy_options *options, char *error, size
     return NULL;
   }
   if (p) p->workers = calloc(options->config->workers, sizeof *p->workers);
-  if (!p || !p->workers) {
+  if (p) p->ids = ids_new(options->config->limits.ids);
+  if (!p || !p->workers || !p->ids) {
     snprintf(error, error_size, "out of memory");
+    if (p) free(p->workers);
     free(p);
     return NULL;
   }
@@ -272,6 +275,7 @@ void proxy_stop(struct proxy **proxy) {
   }
   for (unsigned i = 0; i < p->worker_count; i++) worker_close(&p->workers[i]);
   free(p->workers);
+  ids_free(p->ids);
   config_release(&p->config);
   free(p);
 }

@@ -18,6 +18,7 @@
 
 struct exchange;
 struct front;
+struct ids;
 
 /* What all workers share. */
 struct proxy {
@@ -25,6 +26,7 @@ struct proxy {
   struct bench *bench;
   struct policy_shared *shared;
   struct policy_counts *policy_counts;
+  struct ids *ids;
   struct worker *workers;
   unsigned worker_count;
   _Atomic uint64_t serial; /* of requests */

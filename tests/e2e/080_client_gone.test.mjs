@@ -8,10 +8,11 @@ import { deferred, until } from './lib/wait.mjs';
 
 const LEAVE = { reset: (c) => c.reset(), close: (c) => c.destroy(), 'half-close': (c) => c.finish() };
 
-async function checkGone(w, calls) {
+// `pooled`: the failed answer was read whole, so its connection may stay open for the next request.
+async function checkGone(w, calls, { pooled = false } = {}) {
   const line = await w.proxy.requestLine({ outcome: 'client_gone' });
   assert.equal(w.proxy.requestLines().length, 1, 'recorded once');
-  await until(() => w.list.every((u) => u.open === 0), { what: 'upstream connections closed' });
+  if (!pooled) await until(() => w.list.every((u) => u.open === 0), { what: 'upstream connections closed' });
   assert.deepEqual(w.list.map((u) => u.calls), calls);
   assert.deepEqual(await w.proxy.benches(), []);
   return line;
@@ -56,7 +57,7 @@ for (const route of EACH_ROUTE) {
       await w.proxy.waitForLog({ message: 'attempt failed' });
       leave(connection);
       const start = performance.now();
-      await checkGone(w, [1, 0]);
+      await checkGone(w, [1, 0], { pooled: true });
       assert.ok(performance.now() - start < 3000, 'the wait ends with the client');
     });
   }
