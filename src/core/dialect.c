@@ -6,11 +6,11 @@
  *   messages      {"type":"error","error":{"type":T,"message":M},"request_id":R}
  *   all others    {"error":{"message":M,"type":T,"param":null,"code":C}}
  *
- * The order of members, `param` included, is a promise to clients that compare texts. What each refusal is called stands
- * in one table. Words that nobody gave go by the status, as the providers themselves use them.
+ * The order of members, `param` included, is a promise to clients that compare texts. What each refusal is called
+ * stands in one table. Words that nobody gave go by the status, as the providers themselves use them.
  *
- * Nothing here trusts a body: it is read by core/body and dialect_read_error, and written by base/json, so what goes out
- * is always well-formed.
+ * Nothing here trusts a body: it is read by core/body and dialect_read_error, and written by base/json, so what goes
+ * out is always well-formed.
  */
 #include "core/dialect.h"
 
@@ -208,7 +208,8 @@ static void put_error(struct buf *out, bool messages_shape, int status, struct s
 }
 
 void dialect_put_error(struct buf *out, bool messages_shape, const struct error_text *error) {
-  put_error(out, messages_shape, error->status, span_of(error->type), span_of(error->code), error->message, error->request_id);
+  put_error(out, messages_shape, error->status, span_of(error->type), span_of(error->code), error->message,
+            error->request_id);
 }
 
 /* ---- frames ---- */
@@ -218,12 +219,14 @@ static void put_responses_frame(struct buf *out, struct span message, double seq
   double next = sequence >= 0 && sequence < SEQUENCE_MOST ? sequence + 1 : sequence >= 0 ? SEQUENCE_MOST : 0;
   buf_puts(out, "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_failed\"");
   put_text(out, "message", message);
-  buf_printf(out, ",\"param\":null,\"sequence_number\":%.0f,\"error\":{\"type\":\"server_error\",\"code\":\"upstream_failed\"", next);
+  buf_printf(out, ",\"param\":null,\"sequence_number\":%.0f,\"error\":", next);
+  buf_puts(out, "{\"type\":\"server_error\",\"code\":\"upstream_failed\"");
   put_text(out, "message", message);
   buf_puts(out, ",\"param\":null}}\n\n");
 }
 
-void dialect_put_frame(struct buf *out, enum route route, struct span message, const char *request_id, double sequence) {
+void dialect_put_frame(struct buf *out, enum route route, struct span message, const char *request_id,
+                       double sequence) {
   switch (route) {
     case ROUTE_RESPONSES: put_responses_frame(out, message, sequence); return;
     case ROUTE_MESSAGES:

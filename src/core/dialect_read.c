@@ -57,7 +57,7 @@ enum { TYPE, STATUS, CODE, DETAILS, INNER, MESSAGE, AWS_MESSAGE, DETAIL, ERROR, 
 static const char *const member_names[MEMBERS] = { "type",    "status", "code",  "details", "innererror", "message",
                                                    "Message", "detail", "error", "errors",  "response" };
 
-/* The members of an error object, or of a flat body that is one. The type of an envelope says nothing about the error. */
+/* The members of an error object, or of a flat body that is one. An envelope's type says nothing about the error. */
 static void read_members(const struct body_value *v, int nesting, struct arena *arena, struct upstream_error *error) {
   static const char *const detail_code[] = { "error_code" }, *const inner_code[] = { "code" };
   struct body_value detail, inner;
@@ -135,7 +135,8 @@ static char take_character(struct span *text, bool html) {
   static const struct {
     const char *entity;
     char c;
-  } entities[] = { { "&amp;", '&' }, { "&lt;", '<' }, { "&gt;", '>' }, { "&quot;", '"' }, { "&#39;", '\'' }, { "&nbsp;", ' ' } };
+  } entities[] = { { "&amp;", '&' },  { "&lt;", '<' },   { "&gt;", '>' },
+                   { "&quot;", '"' }, { "&#39;", '\'' }, { "&nbsp;", ' ' } };
   char c = text->p[0];
   for (size_t i = 0; html && c == '&' && i < sizeof entities / sizeof *entities; i++) {
     if (!span_starts(*text, entities[i].entity)) continue;
@@ -258,8 +259,9 @@ int dialect_error_status(const struct upstream_error *error) {
   const struct word *word = find_word(error);
   if (word) return word->status;
   for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
-    char digits[4] = { (char)('0' + statuses[i] / 100), (char)('0' + statuses[i] / 10 % 10), (char)('0' + statuses[i] % 10) };
-    if (span_is(error->code, digits)) return statuses[i];
+    int status = statuses[i];
+    char digits[4] = { (char)('0' + status / 100), (char)('0' + status / 10 % 10), (char)('0' + status % 10) };
+    if (span_is(error->code, digits)) return status;
   }
   bool request = begins_nocase(error->code, "invalid_") || contains_nocase(error->code, "image");
   return request ? 400 : 502;
@@ -285,13 +287,14 @@ static bool names_model(struct span message) {
 
 /* Not a code that says that something else was not found. */
 static bool may_mean_model(struct span code) {
-  return code.n == 0 || (code.p[0] >= '0' && code.p[0] <= '9') || contains_nocase(code, "model") || span_is_nocase(code, "not_found");
+  if (code.n == 0 || (code.p[0] >= '0' && code.p[0] <= '9')) return true;
+  return contains_nocase(code, "model") || span_is_nocase(code, "not_found");
 }
 
 /* What the message says when the words do not. */
 static bool kind_of_message(int status, const struct upstream_error *error, enum error_kind *kind) {
-  static const char *const dead[] = { "your credit balance is too low", "credit balance is too low", "api key not valid",
-                                      "you have reached your specified api usage limits" };
+  static const char *const dead[] = { "your credit balance is too low", "credit balance is too low",
+                                      "api key not valid", "you have reached your specified api usage limits" };
   static const char *const too_long[] = { "prompt is too long", "input is too long", "maximum context length",
                                           "exceeds the context window", "exceed context limit" };
   struct span message = error->message;

@@ -65,9 +65,19 @@ static bool hopeless(const struct failover *f) {
   return all_dead || all_held;
 }
 
-/* Whole seconds until somebody is back, plus up to a quarter at random so that clients do not come back all at once. */
-static unsigned retry_after(const struct failover *f, seconds now) {
+/* What the limits of a 429 (or 529) said themselves: the soonest of them. SECONDS_NEVER: nothing. */
+static seconds limits_said(const struct failover *f, int status) {
   seconds soonest = SECONDS_NEVER;
+  for (size_t i = 0; i < f->attempt_count && (status == 429 || status == 529); i++)
+    if (f->attempts[i]->retry_after > 0) soonest = fmin(soonest, f->attempts[i]->retry_after);
+  return soonest;
+}
+
+/* Whole seconds until somebody is back, plus up to a quarter at random so that clients do not come back all at once; a passing limit keeps its
+ * own word. */
+static unsigned retry_after(const struct failover *f, int status, seconds now) {
+  seconds soonest = limits_said(f, status);
+  if (soonest < SECONDS_NEVER) return (unsigned)ceil(fmin(fmax(soonest, RETRY_AFTER_LEAST), RETRY_AFTER_MOST));
   for (size_t i = 0; i < f->setup.pool_count; i++) {
     const struct member *m = &f->pool[i];
     if (m->drained) continue;
@@ -90,7 +100,7 @@ void failover_fail(struct failover *f, enum refusal refusal, const struct error_
   o->error = error;
   refresh(f, now);
   if (refusal == REFUSAL_EXHAUSTED || refusal == REFUSAL_OVERLOADED) {
-    o->retry_after = retry_after(f, now);
+    o->retry_after = retry_after(f, error.status, now);
     o->no_retry = hopeless(f);
   }
   failover_settle(f, outcome, error.status, now);

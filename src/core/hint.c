@@ -1,13 +1,13 @@
 /*
- * Times out of headers that others wrote, and in many ways: seconds, milliseconds, Go durations, three forms of HTTP-date,
- * RFC 3339, Unix time.
+ * Times out of headers that others wrote, and in many ways: seconds, milliseconds, Go durations, three forms of
+ * HTTP-date, RFC 3339, Unix time.
  *
- * A cursor walks over the value; whatever does not fit makes it `bad`, and a bad value is no time: it is as if the header
- * had not come. No locale, no libc date functions, no allocation. Numbers are plain decimals of at most 18 digits before
- * the point; signs, exponents, hex, `nan` and `inf` are no numbers, so every sum below is finite.
+ * A cursor walks over the value; whatever does not fit makes it `bad`, and a bad value is no time: it is as if the
+ * header had not come. No locale, no libc date functions, no allocation. Numbers are plain decimals of at most 18
+ * digits before the point; signs, exponents, hex, `nan` and `inf` are no numbers, so every sum below is finite.
  *
- * Two headers belong to one limit when what is left of their names without `reset` and `remaining` is the same, so limits
- * that are not known today are read too.
+ * Two headers belong to one limit when what is left of their names without `reset` and `remaining` is the same, so
+ * limits that are not known today are read too.
  */
 #include "core/hint.h"
 
@@ -146,7 +146,8 @@ static int month_length(int year, int month) {
 
 /* Unix time; -1 when there is no such day or time (a leap second is one), or it was before 1970. */
 static seconds date_to_unix(const struct date *d) {
-  if (d->year < 1970 || d->month < 1 || d->month > 12 || d->day < 1 || d->day > month_length(d->year, d->month)) return NO_TIME;
+  if (d->year < 1970 || d->month < 1 || d->month > 12) return NO_TIME;
+  if (d->day < 1 || d->day > month_length(d->year, d->month)) return NO_TIME;
   if (d->hour > 23 || d->minute > 59 || d->second > 60) return NO_TIME;
   return (double)days_from_civil(d->year, d->month, d->day) * DAY + d->hour * 3600.0 + d->minute * 60.0 + d->second;
 }
@@ -160,7 +161,8 @@ static void take_time(struct cursor *c, struct date *d) {
 }
 
 static int take_month(struct cursor *c) {
-  static const char *const names[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
+  static const char *const names[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
   return take_name(c, names, 12, false) + 1;
 }
 
@@ -324,7 +326,8 @@ static bool is_used_up(struct headers headers, const struct limit_names *names, 
                 strncasecmp(middle.p, limit.p, limit.n) == 0;
     if (same) return parse_number(h.value) == 0;
     if (!names->status_suffix || !middle_of(h.name, names->prefix, names->status_suffix, &middle)) continue;
-    if (middle.n == limit.n && strncasecmp(middle.p, limit.p, limit.n) == 0 && starts_nocase(h.value, "allowed")) return false;
+    same = middle.n == limit.n && strncasecmp(middle.p, limit.p, limit.n) == 0;
+    if (same && starts_nocase(h.value, "allowed")) return false;
   }
   return true;
 }
@@ -354,7 +357,8 @@ seconds hint_retry_after(struct headers headers, seconds now) {
 
 bool hint_is_limit_header(struct span name) {
   static const char *const prefixes[] = { "x-ratelimit-", "x-rate-limit-", "ratelimit-", "anthropic-ratelimit-" };
-  static const char *const whole[] = { "retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-should-retry", "ratelimit" };
+  static const char *const whole[] = { "retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-should-retry",
+                                       "ratelimit" };
   for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
     if (starts_nocase(name, prefixes[i])) return true;
   for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)

@@ -289,7 +289,7 @@ bool upstream_turn(struct upstreams *pool) {
     t->order.posted(t, t->order.owner);
     any = true;
   }
-  return any;
+  return any || pool->timeout_due;
 }
 
 /* ---- life ---- */

@@ -39,11 +39,11 @@ function policy.select(request, pool, attempts)
   request.vars.asked = (request.vars.asked or 0) + 1
   bullpen.log("info", "select", { n = #attempts, pool = #pool, name = pool[1].name, model = request.model, stream = request.stream, route = request.route,
     auth = tostring(request.headers.authorization), cookie = tostring(request.headers.cookie), client = tostring(request.client and request.client.name),
-    field = tostring(request.field("seed")), json = tostring(request.json and request.json.seed), size = size, asked = request.vars.asked })
+    field = tostring(request.field("seed")), json = request.json and request.json.seed == 42, size = size, asked = request.vars.asked })
 end
 function policy.classify(request, attempt)
   bullpen.log("info", "classify", { number = attempt.number, outcome = attempt.outcome, status = attempt.status, retry = attempt.retry_after,
-    candidate = attempt.candidate.name, type = attempt.error and attempt.error.type, message = attempt.error and attempt.error.message, body = #(attempt.body or "") })
+    candidate = attempt.candidate.name, type = attempt.error and attempt.error.type, words = attempt.error and attempt.error.message, body = #(attempt.body or "") })
   return "next", { bench = 60, reason = "because" }
 end
 function policy.backoff(request, attempt) bullpen.log("info", "backoff", { number = attempt.number }) return 0 end
@@ -58,12 +58,12 @@ return policy`;
     await w.proxy.waitForLog({ message: 'told', type: 'finished' });
     const of = (message) => w.proxy.logs.filter((l) => l.message === message);
     assert.deepEqual(of('select').map(({ n, pool, name, model, stream: s, route: name2, auth, cookie, client, field, json, size, asked }) => ({ n, pool, name, model, s, name2, auth, cookie, client, field, json, size, asked })),
-      [0, 1].map((n) => ({ n, pool: 2, name: 'a/m-a', model: 'm', s: true, name2: route.name, auth: 'nil', cookie: 'nil', client: 'nil', field: '42', json: '42', size: 7, asked: n + 1 })));
+      [0, 1].map((n) => ({ n, pool: 2, name: 'a/m-a', model: 'm', s: true, name2: route.name, auth: 'nil', cookie: 'nil', client: 'nil', field: '42', json: true, size: 7, asked: n + 1 })));
     const [c] = of('classify');
     assert.equal(of('classify').length, 1);
     assert.deepEqual([c.number, c.outcome, c.status, c.retry, c.candidate], [1, 'status', 429, 20, 'a/m-a']);
     assert.equal(c.body, fixture(route, 'error-429.json').length);
-    assert.equal(c.message, JSON.parse(fixture(route, 'error-429.json')).error.message);
+    assert.equal(c.words, JSON.parse(fixture(route, 'error-429.json')).error.message);
     assert.deepEqual(of('backoff').map((l) => l.number), [1]);
     const types = told(w).map((l) => l.type).filter((x) => x !== 'policy_loaded');
     assert.deepEqual([...types].sort(), ['attempt_failed', 'benched', 'committed', 'failed_over', 'finished']);
@@ -182,6 +182,7 @@ test('110 the built-in is also a ready-made file with options', async (t) => {
   assert.ok(bench.until - Date.now() / 1000 < 61);
 });
 
+const REASONS = ['time', 'memory', 'raised', 'bad_return'];
 const BAD = {
   'endless loop': ['while true do end', 'time'],
   'endless loop in pcall': ['while true do pcall(function() while true do end end) end', 'time'],
@@ -208,25 +209,41 @@ function policy.${hook}(request, a, b)
 end
 return policy`;
     const w = await world(t, { policy: undefined, files: { 'p.lua': policy }, config: { policy: { file: 'p.lua', budget: { time: '5ms', memory: '8MiB' } } }, steps: [status(401), status(403)] });
+    const counted = async () => Object.fromEntries(await Promise.all(REASONS.map(async (reason) => [reason, await w.proxy.metric('bullpen_policy_errors_total', { hook, reason })])));
     for (const [name, [, reason]] of Object.entries(BAD)) {
-      const before = await w.proxy.metric('bullpen_policy_errors_total', { hook });
+      const before = await counted();
       const r = await w.post({ headers: { 'x-bad': name } });
       checkRefusal(r, ROUTES.chat, 'exhausted502');
-      assert.ok((await w.proxy.metric('bullpen_policy_errors_total', { hook })) > before, `${name} is counted`);
-      const counts = await Promise.all(reason.split('|').map((x) => w.proxy.metric('bullpen_policy_errors_total', { hook, reason: x })));
-      assert.ok(counts.some((n) => n > 0), `${name} as ${reason}`);
+      const after = await counted();
+      const grown = REASONS.filter((x) => after[x] > before[x]);
+      assert.ok(grown.length === 1 && reason.split('|').includes(grown[0]), `${name} is counted as ${grown}, ${reason} expected`);
     }
     assert.ok(w.proxy.logs.some((l) => ['warn', 'error'].includes(l.level) && /p\.lua:\d+/.test(JSON.stringify(l))), 'logged with file:line');
   });
 }
 
 test('110 4.3 a killed hook comes back in time', async (t) => {
-  const policy = 'local p = {}\nfunction p.select(request) while true do pcall(error) end end\nreturn p';
+  const policy = 'local p = {}\nfunction p.select(request)\n  while request.headers["x-bad"] do pcall(error) end\nend\nreturn p';
   const w = await world(t, { policy: undefined, files: { 'p.lua': policy }, config: { policy: { file: 'p.lua', budget: { time: '20ms' } } }, steps: [good()] });
   await w.post();
   const start = performance.now();
-  assert.equal((await w.post()).status, 200);
+  assert.equal((await w.post({ headers: { 'x-bad': '1' } })).status, 200);
   assert.ok(performance.now() - start < 400);
+  assert.equal(await w.proxy.metric('bullpen_policy_errors_total', { hook: 'select', reason: 'time' }), 1);
+});
+
+test('110 4.3 only the call that ran out of memory is the built-in\'s: the next one is the policy\'s again', async (t) => {
+  const policy = `
+local p = {}
+function p.select(request, pool)
+  if request.headers["x-bad"] then return string.rep("x", 1e9) end
+  return pool[2]
+end
+return p`;
+  const w = await world(t, { policy: undefined, files: { 'p.lua': policy }, config: { policy: { file: 'p.lua', budget: { memory: '8MiB' } } }, steps: [good(), good()] });
+  assert.equal((await w.post({ headers: { 'x-bad': '1' } })).header('x-bullpen-candidate'), 'a/m-a');
+  for (let i = 0; i < 3; i++) assert.equal((await w.post()).header('x-bullpen-candidate'), 'b/m-b');
+  assert.equal(await w.proxy.metric('bullpen_policy_errors_total', { hook: 'select', reason: 'memory' }), 1);
 });
 
 test('110 on_error = "reject" answers 503', async (t) => {

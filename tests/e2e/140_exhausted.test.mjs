@@ -56,6 +56,7 @@ for (const route of EACH_ROUTE) {
       const r = await w.post({ stream: true });
       assert.equal(r.header('x-bullpen-trail'), 'a/m-a=empty, b/m-b=200', name);
       assert.equal(r.text, fixture(route, 'success-stream.sse').toString());
+      await w.proxy.requestLine();
       assert.equal(w.proxy.requestLines().length, 1);
       const alone = await world(t, { route, steps: [step] });
       checkRefusal(await alone.post({ stream: true }), route, 'exhausted502');
@@ -72,7 +73,7 @@ for (const route of EACH_ROUTE) {
     const wrong = [
       [true, answer(200, { 'content-type': 'application/json' }, json)], [true, answer(200, { 'content-type': 'application/json' }, '{"error":{"message":"x"}}')],
       [true, answer(200, { 'content-type': 'text/html' }, html)], [true, answer(200, {}, json)], [true, answer(200, { 'content-type': 'text/plain' }, html)],
-      [false, answer(200, { 'content-type': 'text/event-stream' }, sse)], [false, answer(200, { 'content-type': 'text/html' }, html)], [false, answer(200, {}, sse)],
+      [false, answer(200, { 'content-type': 'text/event-stream' }, sse)], [false, answer(200, {}, sse)],
     ];
     for (const [i, [isStream, step]] of wrong.entries()) {
       const w = await world(t, { route, steps: [step, good()] });
@@ -118,7 +119,7 @@ for (const route of EACH_ROUTE) {
     assert.equal((await transient.post()).header('x-should-retry'), undefined);
     // The soonest one back, plus up to a quarter.
     const policy = 'local p = {}\nfunction p.classify(r, a) return "next", { bench = a.candidate.upstream == "a" and 40 or 20 } end\nreturn p';
-    const soon = await world(t, { route, policy, steps: [status(500), status(503)] });
+    const soon = await world(t, { route, policy, steps: [status(429, '{"error":{"message":"x"}}'), status(503)] });
     const after = Number((await soon.post()).header('retry-after'));
     assert.ok(after >= 19 && after <= 26, `retry-after ${after}`);
   });
