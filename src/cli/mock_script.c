@@ -8,7 +8,7 @@
  * request's arena; nothing allocated by malloc is held across it. Small Lua glue (below) turns a body table into JSON
  * and decodes the request's JSON.
  *
- * Steps are checked when they are taken, the top level when the script is loaded.
+ * Steps that are tables are checked when the script is loaded, what a function returns when it is taken.
  */
 #include "cli/mock_script.h"
 
@@ -102,6 +102,20 @@ static void read_top_level(lua_State *L, struct loading *loading) {
 }
 
 /* Counts the steps of the list at the top of the stack and remembers which of them refuse. */
+/* A step that is a table is known at load: a mistake in it is told then. */
+static void check_step(lua_State *L, struct loading *loading) {
+  char why[256] = "";
+  const char *error = NULL;
+  struct value value;
+  struct mock_step step;
+  struct arena *arena = &loading->script->arena;
+  if (vm_read_value(L, -1, arena, &value, &error) && mock_step_read(&value, arena, &step, why, sizeof why)) return;
+  if (!*why) snprintf(why, sizeof why, "%s", error ? error : "the step cannot be read");
+  const char *key = strchr(why, '\''); /* the message names it in quotes */
+  if (key) loading->bad_key = arena_copy(arena, (struct span){ key + 1, strcspn(key + 1, "'") });
+  luaL_error(L, "%s", why);
+}
+
 static void read_steps(lua_State *L, struct loading *loading) {
   struct mock_script *script = loading->script;
   script->count = lua_rawlen(L, -1);
@@ -112,6 +126,7 @@ static void read_steps(lua_State *L, struct loading *loading) {
     int type = lua_rawgeti(L, -1, (lua_Integer)i + 1);
     if (type != LUA_TTABLE && type != LUA_TFUNCTION) fail_at(L, loading, "steps", "each must be a table or a function");
     if (type == LUA_TTABLE) {
+      check_step(L, loading);
       lua_getfield(L, -1, "fault");
       const char *fault = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
       script->refuses[i] = !strcmp(fault, "refuse");

@@ -32,7 +32,7 @@ static void report_unknown(struct build *b, const struct place *place, const cha
     ready.n -= strlen(".lua");
     guess_offer(&guess, ready);
   }
-  report_at(b->report, place, "no ready-made policy is called that%s; a file's path ends in .lua", guess_text(&guess));
+  report_at(b->report, place, "no ready-made policy is called '%s'%s; a file's path ends in .lua", name, guess_text(&guess));
 }
 
 /* Settles what spec->ready names. */

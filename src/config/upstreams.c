@@ -96,7 +96,8 @@ static void check_key(struct build *b, const struct place *place, const struct v
   if (!value_member(table, "auth")) u->auth = u->api == API_ANTHROPIC ? AUTH_X_API_KEY : AUTH_BEARER;
   bool wanted = u->auth != AUTH_NONE && u->auth != AUTH_FORWARD;
   if (wanted && !value_member(table, "key")) {
-    report_at(b->report, place, "no key (write key = env \"NAME\", or auth = \"none\" or \"forward\")");
+    struct place key = lines_member(place, SPAN("key"));
+    report_at(b->report, &key, "no key (write key = env \"NAME\", or auth = \"none\" or \"forward\")");
   } else if (!wanted && u->key) {
     const char *auth = u->auth == AUTH_NONE ? "none" : "forward";
     build_warn(b, "upstreams.%s.key is not used with auth = \"%s\"", u->name, auth);

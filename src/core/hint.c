@@ -281,14 +281,14 @@ static seconds read_reset(struct span value, seconds now) {
 static seconds read_explicit(struct headers headers, seconds now) {
   static const struct {
     const char *name;
-    seconds (*read)(struct span value, seconds now);
+    seconds (*parse)(struct span value, seconds now);
   } kinds[] = { { "retry-after-ms", read_milliseconds },
                 { "x-ms-retry-after-ms", read_milliseconds },
                 { "retry-after", read_seconds_or_date } };
   for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
     for (size_t i = 0; i < headers.count; i++) {
       if (!span_is_nocase(headers.list[i].name, kinds[k].name)) continue;
-      seconds wait = kinds[k].read(headers.list[i].value, now);
+      seconds wait = kinds[k].parse(headers.list[i].value, now);
       if (wait >= 0) return wait;
     }
   }

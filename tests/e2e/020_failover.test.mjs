@@ -143,12 +143,7 @@ test('020 P7 a thousand failed tries: the number of descriptors stays flat', asy
 });
 
 test('020 5.9 a reused connection that dies is tried once more on a fresh one: one attempt, resent', async (t) => {
-  let first = true;
-  const step = async (io, req) => {
-    await good()(io, req);
-    if (first) { first = false; io.socket.once('data', () => io.reset()); }
-  };
-  const w = await world(t, { steps: [[step], [good()]] });
+  const w = await world(t, { steps: [[good(), reset(), good()], [good()]] });
   assert.equal((await w.post()).status, 200);
   const r = await w.post();
   assert.equal(r.status, 200, r.text);
@@ -156,7 +151,19 @@ test('020 5.9 a reused connection that dies is tried once more on a fresh one: o
   assert.equal(r.header('x-bullpen-attempts'), '1');
   assert.equal(w.b.calls, 0);
   assert.equal(w.a.connections, 2);
+  assert.equal(w.a.calls, 3);
+  assert.deepEqual(w.a.last.body, w.a.requests[1].body, 'the whole body again');
   assert.deepEqual(await w.proxy.benches(), []);
+});
+
+test('020 5.9 once more, not twice: a fresh one that dies too is a failed attempt, and says it was resent', async (t) => {
+  const w = await world(t, { steps: [[good(), reset(), reset()], [good()]] });
+  assert.equal((await w.post()).status, 200);
+  const r = await w.post({ stream: true });
+  assert.equal(r.header('x-bullpen-trail'), 'a/m-a=reset, b/m-b=200');
+  assert.equal(w.a.calls, 3);
+  const failure = await w.proxy.waitForLog({ message: 'attempt failed' });
+  assert.equal(failure.resent, true);
 });
 
 test('020 redirects are a status, not followed', async (t) => {

@@ -116,6 +116,7 @@ test('170 a certificate for another name is refused', async (t) => {
 
 test('170 a plain server where TLS was expected', async (t) => {
   const w = await world(t, { steps: [good(), good()] });
+  w.a.onConnection = (s) => s.once('data', () => s.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n'));
   const w2 = await world(t, { steps: [good(), good()], upstream: { a: { base_url: w.a.url().replace('http:', 'https:') }, b: {} } });
   assert.equal((await w2.post()).header('x-bullpen-trail'), 'a/m-a=tls, b/m-b=200');
 });

@@ -122,9 +122,19 @@ test('200 refuse: nothing listens', async (t) => {
 });
 
 test('200 a bad script is exit 1 with file:line', async () => {
-  for (const script of ['return {', 'return 7', steps('{ fault = "party" }'), steps('{ statuss = 1 }')]) {
+  for (const script of ['return {', 'return 7', 'error("x")']) {
     const cwd = tempDir({ 'mock.lua': script });
     const r = await run(['mock', 'mock.lua'], { cwd });
+    assert.equal(r.code, 1, `${script}: ${r.stderr}`);
+    assert.match(r.stderr, /mock\.lua/);
+    fs.rmSync(cwd, { recursive: true, force: true });
+  }
+});
+
+test('200 an unknown fault or an unknown key of a step is exit 1 too', async () => {
+  for (const script of [steps('{ fault = "party" }'), steps('{ statuss = 1 }')]) {
+    const cwd = tempDir({ 'mock.lua': script });
+    const r = await run(['mock', 'mock.lua'], { cwd, timeout: 3000 });
     assert.equal(r.code, 1, `${script}: ${r.stderr}`);
     assert.match(r.stderr, /mock\.lua/);
     fs.rmSync(cwd, { recursive: true, force: true });

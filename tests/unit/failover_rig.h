@@ -271,7 +271,7 @@ static inline void text_of_order(const struct order *o, char *t, size_t n) {
   if (o->kind == ORDER_FAIL)
     snprintf(t, n, "fail %d%s%s", o->error.status, retry, o->no_retry ? " hopeless" : "");
   else
-    snprintf(t, n, "%s %s%s", words[o->kind], name_of(o->attempt), o->quiet ? " quiet" : "");
+    snprintf(t, n, "%s %s%s", words[o->kind], name_of(o->attempt), o->kind == ORDER_BREAK && o->quiet ? " quiet" : "");
 }
 
 static inline void check_start(struct run *run, const struct attempt *a) {
