@@ -111,8 +111,8 @@ static void check_step(lua_State *L, struct loading *loading) {
   struct arena *arena = &loading->script->arena;
   if (vm_read_value(L, -1, arena, &value, &error) && mock_step_read(&value, arena, &step, why, sizeof why)) return;
   if (!*why) snprintf(why, sizeof why, "%s", error ? error : "the step cannot be read");
-  const char *key = strchr(why, '\''); /* the message names it in quotes */
-  if (key) loading->bad_key = arena_copy(arena, (struct span){ key + 1, strcspn(key + 1, "'") });
+  const char *key = strstr(why, " '"); /* the message names it in quotes */
+  if (key) loading->bad_key = arena_copy(arena, (struct span){ key + 2, strcspn(key + 2, "'") });
   luaL_error(L, "%s", why);
 }
 

@@ -77,7 +77,7 @@ static void add_candidate(struct drafts *d, struct draft *draft, const struct pl
   struct candidate *c = build_alloc(d->b, sizeof *c);
   if (!c) return;
   *c = (struct candidate){
-    .upstream_name = u->name, .api = u->api, .passthrough = u->passthrough, .max_inflight = u->max_inflight,
+    .upstream_name = u->name, .api = u->api, .passthrough = u->passthrough, .forwards = u->auth == AUTH_FORWARD, .max_inflight = u->max_inflight,
     .upstream = u, .weight = entry->weight, .priority = entry->priority, .tags = entry->tags, .price = entry->price,
     .timeouts = entry->timeouts,
   };

@@ -90,7 +90,7 @@ static const struct candidate *make_candidate(struct query *q, struct candidate 
 static struct candidate settings_of(const struct upstream *u) {
   return (struct candidate){
     .upstream_name = u->name, .api = u->api, .weight = u->weight, .priority = u->priority,
-    .passthrough = u->passthrough, .max_inflight = u->max_inflight, .timeouts = u->timeouts, .tags = u->tags,
+    .passthrough = u->passthrough, .forwards = u->auth == AUTH_FORWARD, .max_inflight = u->max_inflight, .timeouts = u->timeouts, .tags = u->tags,
     .price = u->price, .upstream_key = u->bench_key, .upstream = u,
   };
 }

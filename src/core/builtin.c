@@ -85,6 +85,8 @@ static void builtin_classify(struct advisor *advisor, const struct failover *f, 
   }
   if (a->outcome == OUTCOME_STATUS || a->outcome == OUTCOME_STREAM_ERROR)
     kind = dialect_error_kind(a->outcome == OUTCOME_STATUS ? a->status : 0, &a->error);
+  bool their_own = a->candidate->forwards && (kind == ERROR_AUTH_UPSTREAM || kind == ERROR_AUTH_CANDIDATE);
+  if (their_own) kind = ERROR_REQUEST_SPECIFIC;
   j->kind = error_kind_name(kind);
   switch (kind) {
     case ERROR_AUTH_UPSTREAM: next_benched(j, BENCH_SECONDS, a->candidate->upstream_name); break;

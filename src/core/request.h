@@ -45,6 +45,7 @@ struct candidate {
   double weight;
   int priority; /* lower is tried first */
   bool passthrough;
+  bool forwards; /* the client's own credential goes there: a refused one says nothing about the upstream */
   unsigned max_inflight; /* of the upstream; 0: no limit */
   struct timeouts timeouts;
   const struct value *tags, *price; /* NULL: none */

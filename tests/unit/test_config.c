@@ -103,7 +103,7 @@ static const struct refused {
   { "return {\n upstreams = { a = 'http://x' } }", "bullpen.lua:2: upstreams.a: expected a table, got a string" },
   { "return { upstreams = {\n ['a/b'] = { } } }", "bullpen.lua:2: upstreams[\"a/b\"]: a name is made of letters, digits, '.', '_' and '-' (at most 128)" },
   { "return { upstreams = {\n a = { key = 'k' } } }", "bullpen.lua:2: upstreams.a: no base_url" },
-  { "return { upstreams = {\n a = {\n base_url = 'http://127.0.0.1' } } }", "bullpen.lua:2: upstreams.a: no key (write key = env \"NAME\", or auth = \"none\" or \"forward\")" },
+  { "return { upstreams = {\n a = {\n base_url = 'http://127.0.0.1' } } }", "bullpen.lua:2: upstreams.a.key: no key (write key = env \"NAME\", or auth = \"none\" or \"forward\")" },
   { UPSTREAM(", api = 'opnai'"), "bullpen.lua:1: upstreams.a.api: expected one of openai, anthropic (did you mean 'openai'?)" },
   { UPSTREAM(", auth = 'basic'"), "bullpen.lua:1: upstreams.a.auth: expected one of bearer, x-api-key, api-key, none, forward" },
   { UPSTREAM(", priority = 0.5"), "bullpen.lua:1: upstreams.a.priority: expected a whole number, got 0.5" },
