@@ -71,6 +71,21 @@ asan:
 tsan:
 	+$(MAKE) MODE=tsan OUT=$(OUT)/tsan all
 
+# libFuzzer over the rooms that read what strangers send; seeds are the fixtures.
+FUZZERS      := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_SECONDS ?= 60
+$(OUT)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LEAF) src/proxy/guard.c
+	@mkdir -p $(@D)/$*-corpus
+	@echo '  FUZZ  $@'
+	$(Q)clang $(CSTD) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Isrc -o $@ $< $(LEAF) src/proxy/guard.c -lpthread -lm
+
+fuzz:
+	./scripts/setup fuzz
+	+$(MAKE) $(FUZZERS:%=$(OUT)/fuzz/%)
+	@for f in $(FUZZERS); do echo "== $$f"; \
+	  $(OUT)/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -verbosity=0 -print_final_stats=1 -artifact_prefix=$(OUT)/fuzz/$$f- \
+	    $(OUT)/fuzz/$${f#fuzz_}-corpus tests/fixtures/* || exit 1; done
+
 style:
 	./scripts/style
 

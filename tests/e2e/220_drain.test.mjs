@@ -14,28 +14,34 @@ for (const route of EACH_ROUTE) {
     const go = deferred();
     const step = streamThen([...route.preamble, route.content], async (io) => { await go.promise; io.chunk(route.more); for (const p of route.ending) io.chunk(p); io.lastChunk(); });
     const w = await world(t, { route, steps: [[step, good()]], config: { timeouts: { drain: 20 } } });
-    const idle = new Connection(w.proxy.url);
-    w.later(() => idle.destroy());
-    const { answer, done } = w.open({ stream: true });
+    const { connection, answer, done } = w.open({ stream: true });
     await answer.until('AAAA');
-    // Half of a request: its connection is busy, so it stays open through the drain.
-    const late = idle.send({ ...modelRequest(route), body: undefined, headers: { 'Content-Type': 'application/json', 'Content-Length': 2000 } });
-    await until(() => idle.socket.bytesWritten > 0 && !idle.socket.connecting, { what: 'the head to be sent' });
+    // One connection is in the middle of a request's head when the drain begins. The refusal on another one proves that the worker has read it.
+    const open = new Connection(w.proxy.url);
+    w.later(() => open.destroy());
+    const late = open.expect();
+    const body = JSON.stringify(route.body('m'));
+    open.write(`POST ${route.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n`);
+    await until(() => !open.socket.connecting && open.socket.writableLength === 0, { what: 'half a head to be sent' });
+    assert.equal((await w.post({ model: 'nope' })).status, 404);
     assert.equal((await w.proxy.admin('GET', '/readyz')).status, 200);
     w.proxy.signal('SIGTERM');
     await until(async () => { try { return (await w.proxy.admin('GET', '/readyz')).status === 503; } catch { return false; } }, { what: '/readyz to be 503' });
-    idle.write(Buffer.from(JSON.stringify(route.body('m', { pad: '' })).padEnd(2000)));
-    await within(late.done.promise, 5000, 'the answer to the late one');
-    if (late.status !== 200) {
-      checkRefusal(late, route, 'overloaded');
-      assert.match(late.header('connection') ?? '', /close/i);
-    }
+    open.write(`\r\n${body}`);
+    await within(late.done.promise, 5000, 'the answer on the open connection');
+    checkRefusal(late, route, 'overloaded');
+    assert.match(late.header('connection') ?? '', /close/i);
+    const behind = connection.send(modelRequest(route));
     await assert.rejects(within(request(w.proxy.url, modelRequest(route)).then((r) => { if (r.status !== 200) throw new Error('refused'); }), 5000, 'x'), 'no new connection is served');
     assert.equal(answer.end, null, 'the stream goes on');
     go.resolve();
     await done();
     assert.equal(answer.end, 'clean');
     assert.equal(answer.text, [...route.preamble, route.content, route.more, ...route.ending].join(''));
+    // What was pipelined behind the stream is refused or closed upon, never served.
+    await within(behind.done.promise, 5000, 'the end of the one behind it');
+    if (behind.status !== undefined) checkRefusal(behind, route, 'overloaded');
+    assert.equal(w.a.calls, 1);
     assert.deepEqual(await within(w.proxy.exit, 5000, 'the exit'), { code: 0, signal: null });
   });
 

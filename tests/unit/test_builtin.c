@@ -83,7 +83,7 @@ static void transports_are_tried_again(void **state) {
     begin(r);
     for (int try = 0; try < 3; try++) ends(r, transports[i]), pass(r, 1);
     assert_orders(r, "start a, start a, start a, start b");
-    assert_near(benched_for("a"), 298); /* 300, and one or two seconds of it are over */
+    assert_near(benched_for("a"), 299); /* a second after the last try */
   }
 }
 
@@ -150,7 +150,7 @@ static void retry_after_past_the_deadline(void **state) {
   r->request.deadline = w.now + 5;
   begin(r);
   says_status_wait(r, 429, "5");
-  assert_orders(r, "start a, fail 429 +1");
+  assert_orders(r, "start a, fail 429 +5");
 }
 
 static void retry_after_nothing(void **state) {
@@ -247,7 +247,7 @@ static void all_benched(void **state) {
   bench_by_hand("e", 5);
   begin(r);
   for (int i = 0; i < 5; i++) ends(r, OUTCOME_HEADERS_TIMEOUT);
-  assert_orders(r, "start c, start d, start a, start e, start b, fail 504 +60");
+  assert_orders(r, "start c, start d, start a, start e, start b, fail 504 +5");
 }
 
 static void all_benched_is_served(void **state) {
