@@ -152,7 +152,11 @@ static bool take_field(lua_State *L, struct log_field *field, size_t *room) {
   }
 }
 
+/* A field of a policy must not pass for one of the line's own. */
 static bool is_plain(const char *text) {
+  static const char *const own[] = { "time", "level", "message", "policy", "text" };
+  for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+    if (strcmp(text, own[i]) == 0) return false;
   for (; *text; text++)
     if ((unsigned char)*text < 0x20 || *text == 0x7f) return false;
   return true;

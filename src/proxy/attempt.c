@@ -138,6 +138,11 @@ static bool take_event(void *context, const struct sse_event *event, size_t byte
   if (cut_off) return false;
   if (facts.sequence >= 0) ex->relay.sequence = facts.sequence;
   if (facts.finished) ex->relay.finished = true;
+  if (facts.class == EVENT_FAIL && facts.error.message.n) {
+    char *message = arena_copy(&ex->run.scratch, facts.error.message);
+    if (message) headers_blot_key(ex->run.attempt->candidate->upstream, message, facts.error.message.n);
+    facts.error.message = (struct span){ message, message ? facts.error.message.n : 0 };
+  }
   bool nothing = event->comment || facts.done_only;
   bool bare_end = facts.done_only && !ex->relay.seen_event; /* [DONE] alone is no answer: the end will be `empty` */
   if (!nothing) ex->relay.seen_event = true;
@@ -190,6 +195,7 @@ static void take_error_bytes(struct exchange *ex, struct buf *in) {
   size_t room = ERROR_BODY_BYTES - body->n, n = in->n < room ? in->n : room;
   buf_add(body, in->p, n);
   buf_drop(in, n);
+  headers_blot_key(ex->run.attempt->candidate->upstream, body->p, body->n);
   if (body->n < ERROR_BODY_BYTES) return;
   failover_error_body(ex->failover, buf_span(body), false, false, now_of(ex));
 }

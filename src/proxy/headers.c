@@ -56,6 +56,12 @@ struct headers headers_copy(struct arena *arena, struct headers from) {
   return list ? (struct headers){ list, from.count } : none;
 }
 
+void headers_blot_key(const struct upstream *u, char *text, size_t n) {
+  size_t length = u->key ? strlen(u->key) : 0;
+  if (length < 4) return; /* shorter ones are no secrets, and would blot out words */
+  for (char *at = text; n && (at = memmem(at, n - (size_t)(at - text), u->key, length)); at += length) memset(at, '*', length);
+}
+
 /* ---- the URL ---- */
 
 static bool overridden(const struct upstream *u, struct span parameter) {

@@ -15,6 +15,9 @@ bool headers_to_upstream(struct arena *arena, const struct upstream *upstream, s
 /* The winner's headers without those that are not the client's business, with room for `extra` more at the end of out->list. */
 bool headers_to_client(struct arena *arena, struct headers upstream, size_t extra, struct header **list, size_t *count);
 
+/* An upstream may quote our credential back at us: it is blotted out in place, its length kept. */
+void headers_blot_key(const struct upstream *upstream, char *text, size_t n);
+
 /* A copy that lives in the arena; empty when out of memory. */
 struct headers headers_copy(struct arena *arena, struct headers from);
 

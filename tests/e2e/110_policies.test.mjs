@@ -260,13 +260,12 @@ test('110 on_error = "reject" answers 503', async (t) => {
   }
 });
 
-test('110 host functions: shared, bench, hash, metric, require', async (t) => {
+test('110 host functions: shared, bench, hash, require', async (t) => {
   const policy = `
 local helper = require "helper"
 local policy = {}
 function policy.select(request)
   local n = bullpen.shared.incr("n", 1)
-  bullpen.metric("my_counter", 1, { kind = "x" })
   if request.headers["x-bench"] then bullpen.bench("a/m-a", 30, "by hand of the policy") end
   bullpen.log("info", "host", { n = n, hash = bullpen.hash("x") == bullpen.hash("x"), helper = helper.word(), benched = bullpen.benched("a/m-a") })
 end
@@ -279,5 +278,4 @@ return policy`;
   const [bench] = await w.proxy.benches();
   assert.deepEqual([bench.key, bench.manual, bench.reason], ['a/m-a', false, 'by hand of the policy']);
   assert.equal((await w.post()).header('x-bullpen-candidate'), 'b/m-b');
-  assert.match(await w.proxy.metrics(), /my_counter\{[^}]*kind="x"[^}]*\} 7/);
 });

@@ -175,15 +175,3 @@ test('120 max_inflight: the full one is passed over, all full is 503 with retry-
   assert.deepEqual(await w.proxy.benches(), []);
 });
 
-test('120 drain takes an upstream out for good, and ready back', async (t) => {
-  const w = await world(t, { policy: ONE_TRY, steps: [good(), good()] });
-  assert.equal((await w.proxy.admin('PUT', '/api/upstreams/a', { state: 'drain' })).status, 200);
-  assert.equal(trail(await w.post()), 'b/m-b=200');
-  await w.proxy.admin('PUT', '/api/upstreams/b', { state: 'drain' });
-  const r = await w.post();
-  assert.equal(r.header('x-should-retry'), 'false');
-  assert.ok([502, 503].includes(r.status), `${r.status}`);
-  assert.equal(w.a.calls, 0);
-  await w.proxy.admin('PUT', '/api/upstreams/a', { state: 'ready' });
-  assert.equal(trail(await w.post()), 'a/m-a=200');
-});

@@ -57,6 +57,7 @@ test('170 a stale unix socket is replaced, and removed at the end', async (t) =>
   const first = await startProxy({ config });
   first.child.kill('SIGKILL');
   await first.exit;
+  later(() => fs.rmSync(first.dir, { recursive: true, force: true }));
   assert.ok(fs.existsSync(file));
   const second = await startProxy({ config });
   assert.equal((await request({ socketPath: file }, { method: 'GET', path: '/v1/models' })).status, 200);

@@ -79,19 +79,3 @@ test('220 a second signal closes at once', async (t) => {
   await connection.waitClosed();
 });
 
-test('220 SIGHUP reloads config and policy; a bad one changes nothing; benches stay', async (t) => {
-  const w = await world(t, { steps: [good(), good()] });
-  const file = `${w.proxy.dir}/bullpen.lua`;
-  const before = fs.readFileSync(file, 'utf8');
-  await w.proxy.admin('PUT', '/api/benches/b%2Fm-b', { for: 600, reason: 'stays' });
-  fs.writeFileSync(file, before.replace('["m"] = { "a/m-a"', '["fresh"] = "b/fresh", ["m"] = { "a/m-a"'));
-  assert.equal((await w.post({ model: 'fresh' })).status, 404);
-  w.proxy.signal('SIGHUP');
-  await until(async () => (await w.post({ model: 'fresh' })).status === 200, { what: 'the new model' });
-  assert.deepEqual((await w.proxy.benches()).map((b) => b.key), ['b/m-b']);
-  const logs = w.proxy.logs.length;
-  fs.writeFileSync(file, 'return { nonsense = 1 }');
-  w.proxy.signal('SIGHUP');
-  await until(() => w.proxy.logs.slice(logs).some((l) => l.level === 'error' && /nonsense/.test(JSON.stringify(l))), { what: 'the error in the log' });
-  assert.equal((await w.post({ model: 'fresh' })).status, 200, 'the old one goes on');
-});

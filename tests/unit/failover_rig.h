@@ -62,8 +62,9 @@ struct run {
   double random;
   const struct attempt *open; /* its transfer is under way */
   unsigned starts, finished;
-  bool gone;
+  bool gone, as_is;
   struct order last; /* the newest FAIL, DELIVER or LAST */
+  unsigned seen[ORDER_TELL + 1]; /* orders of each kind */
   char orders[TEXT_MAX], events[TEXT_MAX], all[TEXT_MAX];
 };
 
@@ -181,7 +182,7 @@ static inline enum event_class script_gate(struct advisor *advisor, const struct
 
 static inline void script_exhausted(struct advisor *advisor, const struct failover *f, seconds now, struct answer *answer) {
   (void)f, (void)now;
-  *answer = script_of(advisor)->answer;
+  if (script_of(advisor)->answer.kind != ANSWER_DEFAULT) *answer = script_of(advisor)->answer;
 }
 
 /* From here on the run's advice comes from its queues. `exhausted` stays the built-in's until `answers_exhausted`. */
@@ -285,6 +286,7 @@ static inline void check_start(struct run *run, const struct attempt *a) {
 static inline void carry_out(struct run *run, const struct order *o) {
   char text[256];
   if (run->finished) fail_msg("5.7: an order after `finished`");
+  run->seen[o->kind]++;
   if (o->kind == ORDER_TELL) {
     text_of_event(&o->event, text, sizeof text);
     write_down(run->events, text);
@@ -323,6 +325,7 @@ static inline void begin(struct run *run) {
   struct failover_setup setup = {
     .arena = &run->arena, .request = &run->request, .serial = ++serial, .pool = w.pool, .pool_count = w.count, .max_attempts = run->limit,
     .advisor = run->script.ops.select ? &run->script.advisor : &builtin, .bench = w.bench, .random = run_random, .random_context = run,
+    .as_is = run->as_is,
   };
   run->f = failover_begin(&setup, w.now);
   assert_non_null(run->f);

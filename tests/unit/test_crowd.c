@@ -159,6 +159,23 @@ static void trial_pool_of_one(void **state) {
   assert_near(benched_for("a"), 300);
 }
 
+/* A path that is no route has a candidate that is its upstream: both have one key. */
+static void trial_of_a_path(void **state) {
+  (void)state;
+  pool("a b");
+  w.count = 1;
+  w.list[0].key = w.list[0].upstream_key;
+  one->as_is = true;
+  returning("up-a");
+  begin(one);
+  assert_orders(one, "start a");
+  head(one, 200);
+  ends(one, OUTCOME_OK);
+  assert_orders(one, "commit a, end a");
+  assert_false(state_of("up-a").returning);
+  assert_int_equal(inflight("up-a"), 0);
+}
+
 /* ---- only attempts begun after the bench have a say ---- */
 
 static void older_success_lifts_nothing(void **state) {
@@ -350,6 +367,7 @@ static const struct CMUnitTest tests[] = {
   TEST("5.1 a trial lost between two tries: select is asked, no attempt counted", trial_lost_between_tries),
   TEST("5.1 an undecided trial is given back (client gone, deadline, stop)", undecided_trial_is_given_back),
   TEST("5.6 a trial in a pool of one keeps nobody out", trial_pool_of_one),
+  TEST("5.1 7 a path that is no route: its upstream's bench is over, served again", trial_of_a_path),
   TEST("5.1 late success of an older attempt lifts nothing", older_success_lifts_nothing),
   TEST("5.1 late failure of an older attempt raises no count", older_failure_raises_nothing),
   TEST("5.1 late success of an older attempt does not decide the trial", older_success_decides_no_trial),

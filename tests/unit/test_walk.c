@@ -8,6 +8,9 @@
 enum { ROUNDS = 6000, STEPS_MAX = 4000 };
 
 static uint64_t seed;
+static uint64_t round_seed;
+static bool complete;
+static unsigned met[ORDER_TELL + 1]; /* orders of each kind, in all */
 
 static unsigned roll(unsigned sides) {
   seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -134,22 +137,44 @@ static void operator_acts(void) {
   }
 }
 
+/* Time goes by in small steps, and now and then in one long enough for any timer. */
+static void time_goes_by(void) {
+  static const double steps[] = { 0, 1e-9, 0.001, 0.05, 0.2, 0.5, 1, 2, 5, 21 };
+  w.now += roll(60) ? steps[roll(10)] : 301;
+}
+
+/* The next thing that the running transfer may well do. */
+static void transfer_goes_on(struct run *run) {
+  const struct attempt *a = run->open;
+  bool refused = a->status >= 300 && !a->committed;
+  if (a->status == 0 && roll(4)) some_head(run);
+  else if (refused && a->outcome == OUTCOME_NONE) some_body(run);
+  else if (refused || a->status == 0 || roll(4) == 0) some_end(run);
+  else if (roll(6) == 0) error_event(run, "overloaded_error");
+  else event(run, (enum event_class)roll(3));
+}
+
+/* What no driver should do, or does at a bad moment: it may change nothing, but must break nothing either. */
+static void odd_step(struct run *run) {
+  switch (roll(8)) {
+    case 0: if (run->open) some_head(run); break;
+    case 1: event(run, (enum event_class)roll(3)); break;
+    case 2: if (run->open) some_end(run); break;
+    case 3: failover_paused(run->f, roll(2), w.now); break;
+    case 4: failover_progress(run->f, w.now); break;
+    case 5: failover_full(run->f, w.now), take_orders(run); break;
+    case 6: if (roll(4) == 0) operator_acts(); break;
+    case 7: if (roll(8) == 0 && !(run->open && failover_settled(run->f))) leaves(run); break;
+  }
+}
+
 static void step(struct run *run) {
   if (run->finished) return;
-  switch (roll(12)) {
-    case 0:
-    case 1: w.now += roll_time(); break;
-    case 2:
-    case 3: if (run->open) some_head(run); break;
-    case 4: if (run->open) event(run, (enum event_class)roll(3)); break;
-    case 5: if (run->open) error_event(run, "overloaded_error"); break;
-    case 6: some_body(run); break;
-    case 7:
-    case 8: some_end(run); break;
-    case 9: failover_paused(run->f, roll(2), w.now), failover_progress(run->f, w.now); break;
-    case 10: if (roll(8) == 0) operator_acts(); else if (roll(4) == 0) failover_full(run->f, w.now), take_orders(run); break;
-    case 11: if (roll(6) == 0 && !run->finished && !(run->open && failover_settled(run->f))) leaves(run); break;
-  }
+  unsigned what = roll(10);
+  if (what < 3) time_goes_by();
+  else if (what < 4) odd_step(run);
+  else if (run->open) transfer_goes_on(run);
+  else if (roll(4) == 0) w.now = fmax(w.now, failover_timer(run->f)); /* nothing but its wait */
   check_step(run);
 }
 
@@ -167,12 +192,13 @@ static void some_pool(void) {
 
 /* Up to four requests at a time until each has ended. A paused or silent one that nothing ends any more is left by its client. */
 static void round_of_requests(void) {
+  static const double deadlines[] = { 0.1, 5, 60, 900, 3600 };
   some_pool();
   for (int i = 0; i < RUNS_MAX; i++) {
     struct run *run = &runs[i];
     run->limit = 1 + roll(16);
     run->random = roll(100) / 100.0;
-    run->request.deadline = w.now + 0.1 + roll_time();
+    run->request.deadline = w.now + deadlines[roll(5)];
     if (roll(2)) odd_advice(run);
     begin(run);
     check_step(run);
@@ -190,21 +216,30 @@ static void round_of_requests(void) {
   }
   for (size_t i = 0; i < w.count; i++) assert_int_equal(bench_inflight(w.list[i].key) + bench_inflight(w.list[i].upstream_key), 0);
   for (int i = 0; i < RUNS_MAX; i++) assert_int_equal(runs[i].finished, 1);
+  for (int i = 0; i < RUNS_MAX; i++)
+    for (int k = 0; k <= ORDER_TELL; k++) met[k] += runs[i].seen[k];
 }
 
 static void walk(void **state) {
   const char *wanted = getenv("BULLPEN_WALK_SEED");
   seed = wanted ? strtoull(wanted, NULL, 0) : 20240607;
   for (int i = 0; i < ROUNDS; i++) {
-    uint64_t of_round = seed;
-    world_close(NULL), world_open(state);
-    if (setjmp(global_expect_assert_env) == 0) round_of_requests();
-    (void)of_round;
+    round_seed = seed;
+    world_close(state), world_open(state);
+    round_of_requests();
   }
+  complete = true;
+  for (int k = ORDER_START; k <= ORDER_TELL; k++)
+    if (met[k] < 500) fail_msg("the walk met order %d only %u times", k, met[k]);
+}
+
+static int walk_close(void **state) {
+  if (!complete) print_error("BULLPEN_WALK_SEED=%llu walks there at once\n", (unsigned long long)round_seed);
+  return world_close(state);
 }
 
 static const struct CMUnitTest tests[] = {
-  TEST("5 24,000 random requests keep every rule", walk),
+  { "5 24,000 random requests keep every rule", walk, world_open, walk_close, NULL },
 };
 
 int main(void) {

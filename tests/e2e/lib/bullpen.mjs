@@ -12,6 +12,9 @@ const ROOT = path.join(path.dirname(fileURLToPath(import.meta.url)), '../../..')
 export const BULLPEN = path.resolve(ROOT, process.env.BULLPEN ?? 'build/bullpen');
 const REPORTS = ['ERROR: AddressSanitizer', 'runtime error:', 'LeakSanitizer', 'WARNING: ThreadSanitizer'];
 
+process.setMaxListeners(0);
+for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => process.exit(1));
+
 function sanitizerReport(text) {
   return REPORTS.some((mark) => text.includes(mark)) ? text : null;
 }
@@ -38,6 +41,8 @@ export class Running {
     for (const name of ['http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY', 'BULLPEN_ADMIN', 'BULLPEN_ADMIN_TOKEN'])
       if (!(name in env)) delete clean[name];
     this.child = spawn(BULLPEN, args, { cwd, env: clean, stdio: ['ignore', 'pipe', 'pipe'] });
+    // A test file that ends early, or is told to, leaves nothing running.
+    process.once('exit', () => this.child.kill('SIGKILL'));
     this.child.stdout.on('data', (bytes) => { this.stdout += bytes; });
     let rest = '';
     this.child.stderr.on('data', (bytes) => {
@@ -148,6 +153,7 @@ export async function startProxy({ config, policy, files = {}, env, listeners = 
       proxy.adminAddress = (await proxy.waitForLog({ message: 'listening', role: 'admin' })).address;
   } catch (error) {
     proxy.child.kill('SIGKILL');
+    fs.rmSync(cwd, { recursive: true, force: true });
     throw error;
   }
   return proxy;
