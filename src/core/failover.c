@@ -276,6 +276,7 @@ void failover_ended(struct failover *f, enum outcome outcome, const char *cause,
   struct attempt *a = f->running;
   if (!a) return;
   if (facts) remember(f, a, facts);
+  if (facts && outcome == OUTCOME_STREAM_ERROR) remember_error(f, a, &facts->error);
   switch (f->phase) {
     case PHASE_HEAD: attempt_fails(f, outcome, cause, true, now); break;
     case PHASE_ERROR_BODY: failover_error_body(f, SPAN_NONE, false, true, now); break;

@@ -254,6 +254,7 @@ static enum outcome held_outcome(struct exchange *ex, const struct transfer_fact
   if (facts->received == 0) return OUTCOME_EMPTY;
   if (ex->relay.kind != RELAY_HELD || ex->relay.committed) return OUTCOME_OK;
   bool whole = commit_read_answer(ex->request.route, body, &ex->arena, told);
+  if (whole && told->class == EVENT_FAIL) return OUTCOME_STREAM_ERROR; /* an error that calls itself 200: the SDKs take it for success */
   return whole || !is_close_delimited(facts->headers) || ex->run.attempt->candidate->passthrough ? OUTCOME_OK : OUTCOME_TRUNCATED;
 }
 

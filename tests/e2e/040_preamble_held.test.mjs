@@ -3,7 +3,7 @@ import test from 'node:test';
 import assert from 'node:assert/strict';
 import { world } from './lib/world.mjs';
 import { EACH_ROUTE, ROUTES, fixture, whole } from './lib/routes.mjs';
-import { good, stream, streamThen } from './lib/upstream.mjs';
+import { answer, good, stream, streamThen } from './lib/upstream.mjs';
 import { checkBroken, checkRefusal } from './lib/check.mjs';
 import { deferred } from './lib/wait.mjs';
 
@@ -149,3 +149,17 @@ test('040 a client sees its head only with the commit', async (t) => {
   await done();
   assert.equal(answer.text, [...route.preamble, route.content, ...route.ending].join(''));
 });
+
+for (const route of EACH_ROUTE)
+  test(`040 ${route.name}: a plain 200 whose body is an error is no success: it moves on, and alone it is an HTTP error`, async (t) => {
+    const body = route.anthropic
+      ? '{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'
+      : '{"error":{"message":"Overloaded","type":"server_error","param":null,"code":"server_is_overloaded"}}';
+    const lie = answer(200, { 'content-type': 'application/json' }, body);
+    const w = await world(t, { route, steps: [[lie], [good()]] });
+    const r = await w.post();
+    assert.equal(r.status, 200);
+    assert.equal(r.header('x-bullpen-trail'), 'a/m-a=stream_error, b/m-b=200');
+    const alone = await world(t, { route, steps: [[lie]] });
+    assert.ok((await alone.post()).status >= 500);
+  });
