@@ -183,8 +183,8 @@ bool bench_set(struct bench_key *k, seconds duration, const char *reason, uint64
   pthread_mutex_lock(&k->bench->lock);
   double holds = atomic_load(&k->auto_until);
   bool longer = holds <= now || now + duration > holds;
+  k->auto_by = holds > now && k->auto_by != request ? 0 : request; /* also when it adds nothing: two wanted it */
   if (longer) {
-    k->auto_by = holds > now && k->auto_by != request ? 0 : request;
     copy_reason(k->auto_reason, reason);
     set_locked(k, now + duration, duration, now);
   }
@@ -208,7 +208,9 @@ static void lift_locked(struct bench_key *k) {
 
 bool bench_lift(struct bench_key *k, bool manual_too, seconds now) {
   pthread_mutex_lock(&k->bench->lock);
-  bool was = atomic_load(&k->auto_until) > now || (manual_too && atomic_load(&k->manual_until) > now);
+  struct bench_state s;
+  bench_read(k, now, &s);
+  bool was = s.benched && (manual_too || !s.manual || atomic_load(&k->auto_until) > now);
   lift_locked(k);
   if (manual_too) atomic_store(&k->manual_until, 0);
   pthread_mutex_unlock(&k->bench->lock);
@@ -219,7 +221,7 @@ static bool pardonable(const struct bench_key *k, uint64_t request, seconds now)
   return k && atomic_load(&k->auto_until) > now && k->auto_by == request;
 }
 
-size_t bench_pardon(struct bench_key *const *keys, size_t count, uint64_t request, seconds now) {
+size_t bench_pardon(struct bench_key **keys, size_t count, uint64_t request, seconds now) {
   size_t lifted = 0;
   bool too_soon = false;
   struct bench *b = NULL;
@@ -232,7 +234,7 @@ size_t bench_pardon(struct bench_key *const *keys, size_t count, uint64_t reques
     if (!pardonable(keys[i], request, now)) continue;
     lift_locked(keys[i]);
     keys[i]->pardoned = now;
-    lifted++;
+    keys[lifted++] = keys[i];
   }
   pthread_mutex_unlock(&b->lock);
   return lifted;
@@ -248,6 +250,10 @@ static bool take_slot(struct bench_key *k, unsigned max) {
   return true;
 }
 
+static void give_back(struct bench_key *k, uint64_t serial) {
+  atomic_compare_exchange_strong(&k->trial, &serial, 0);
+}
+
 /* Claims the trial of a returning key. False: it is somebody else's, or the key was benched again in between. */
 static bool claim(struct bench_key *k, uint64_t serial, seconds now, bool *claimed) {
   struct bench_state s;
@@ -256,13 +262,10 @@ static bool claim(struct bench_key *k, uint64_t serial, seconds now, bool *claim
   if (!s.returning || s.manual) return !s.benched;
   uint64_t nobody = 0;
   if (!atomic_compare_exchange_strong(&k->trial, &nobody, serial)) return false;
-  *claimed = true;
-  bench_read(k, now, &s);
-  return s.returning && !s.manual;
-}
-
-static void give_back(struct bench_key *k, uint64_t serial) {
-  atomic_compare_exchange_strong(&k->trial, &serial, 0);
+  bench_read(k, now, &s); /* benched, or lifted, in between? */
+  *claimed = s.returning && !s.manual;
+  if (!*claimed) give_back(k, serial);
+  return *claimed;
 }
 
 enum bench_begin bench_begin(struct bench_key *candidate, struct bench_key *upstream, unsigned max_inflight, bool anyway,
@@ -274,7 +277,7 @@ enum bench_begin bench_begin(struct bench_key *candidate, struct bench_key *upst
   uint64_t seen = atomic_load(&b->sequence);
   bool first, second = false;
   bool free_to_go = claim(candidate, serial, now, &first);
-  if (free_to_go || anyway) free_to_go = claim(upstream, serial, now, &second) && free_to_go;
+  if (candidate != upstream && (free_to_go || anyway)) free_to_go = claim(upstream, serial, now, &second) && free_to_go;
   if (!free_to_go && !anyway) {
     if (first) give_back(candidate, serial);
     if (second) give_back(upstream, serial);
@@ -303,34 +306,42 @@ static bool settle_good(struct bench_key *k, const struct bench_ticket *t) {
 }
 
 /* The claim was not taken away by a newer bench: bench it again as long as last time. */
-static void settle_failed_trial(struct bench_key *k, const struct bench_ticket *t, uint64_t request, seconds now) {
+static seconds settle_failed_trial(struct bench_key *k, const struct bench_ticket *t, uint64_t request, seconds now) {
+  seconds length = 0;
   pthread_mutex_lock(&k->bench->lock);
   if (atomic_load(&k->trial) == t->serial) {
     k->auto_by = request;
-    set_locked(k, now + k->auto_length, k->auto_length, now);
+    length = k->auto_length;
+    set_locked(k, now + length, length, now);
   }
   pthread_mutex_unlock(&k->bench->lock);
+  return length;
 }
 
 void bench_count_failure(const struct bench_ticket *t) {
   if (t->candidate && begun_after(t->candidate, t)) atomic_fetch_add(&t->candidate->fails, 1);
 }
 
-bool bench_settle(struct bench_ticket *t, enum bench_result result, uint64_t request, seconds now) {
-  if (!t->candidate || t->settled) return false;
+struct bench_settled bench_settle(struct bench_ticket *t, enum bench_result result, uint64_t request, seconds now) {
+  struct bench_settled settled = { 0 };
+  if (!t->candidate || t->settled) return settled;
   t->settled = true;
-  if (result == BENCH_GOOD) {
-    bool lifted = settle_good(t->candidate, t);
-    return settle_good(t->upstream, t) || lifted;
+  switch (result) {
+    case BENCH_GOOD:
+      settled.lifted_candidate = settle_good(t->candidate, t);
+      settled.lifted_upstream = t->upstream != t->candidate && settle_good(t->upstream, t);
+      break;
+    case BENCH_BAD:
+      if (t->trial_candidate) settled.candidate = settle_failed_trial(t->candidate, t, request, now);
+      if (t->trial_upstream) settled.upstream = settle_failed_trial(t->upstream, t, request, now);
+      break;
+    case BENCH_UNDECIDED:
+    case BENCH_AGAIN:
+      if (t->trial_candidate) give_back(t->candidate, t->serial);
+      if (t->trial_upstream) give_back(t->upstream, t->serial);
+      break;
   }
-  if (result == BENCH_BAD) {
-    if (t->trial_candidate) settle_failed_trial(t->candidate, t, request, now);
-    if (t->trial_upstream) settle_failed_trial(t->upstream, t, request, now);
-  } else {
-    if (t->trial_candidate) give_back(t->candidate, t->serial);
-    if (t->trial_upstream) give_back(t->upstream, t->serial);
-  }
-  return false;
+  return settled;
 }
 
 void bench_release(struct bench_ticket *t, seconds now) {

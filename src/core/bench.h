@@ -63,8 +63,9 @@ bool bench_set(struct bench_key *key, seconds duration, const char *reason, uint
 void bench_set_manual(struct bench_key *key, seconds duration, const char *reason, seconds now);
 /* Lifts the automatic bench (a policy), or both kinds (an operator). True when the key was benched. */
 bool bench_lift(struct bench_key *key, bool manual_too, seconds now);
-/* Lifts those automatic benches of the keys that `request` alone set, once per 30 s a key; all or none. How many were lifted. */
-size_t bench_pardon(struct bench_key *const *keys, size_t count, uint64_t request, seconds now);
+/* Lifts those automatic benches of the keys that `request` alone set, once per 30 s a key; all or none. How many were lifted; those come first in
+ * `keys` then. */
+size_t bench_pardon(struct bench_key **keys, size_t count, uint64_t request, seconds now);
 
 /* What one attempt holds in the registry, from begin to release. */
 struct bench_ticket {
@@ -95,8 +96,14 @@ enum bench_result {
 
 /* The attempt failed: the candidate's count of consecutive failures goes up. Call it before benching for it. */
 void bench_count_failure(const struct bench_ticket *ticket);
-/* Says what became of it; once a ticket (later calls do nothing). True when its success lifted a bench. */
-bool bench_settle(struct bench_ticket *ticket, enum bench_result result, uint64_t request, seconds now);
+/* What settling changed: benches that a success lifted, and for how long a failed trial's keys were benched again (0: not). */
+struct bench_settled {
+  bool lifted_candidate, lifted_upstream;
+  seconds candidate, upstream;
+};
+
+/* Says what became of it; once a ticket (later calls do nothing). */
+struct bench_settled bench_settle(struct bench_ticket *ticket, enum bench_result result, uint64_t request, seconds now);
 /* Gives the in-flight slot back, when the transfer is over; settles as UNDECIDED what was not settled. */
 void bench_release(struct bench_ticket *ticket, seconds now);
 

@@ -92,14 +92,16 @@ void failover_stop_running(struct failover *f, bool cancel, seconds now) {
   bench_release(&a->ticket, now);
 }
 
-void failover_settle(struct failover *f, enum outcome outcome, int status, seconds now) {
+void failover_settle(struct failover *f, const struct attempt *served, enum outcome outcome, int status, seconds now) {
   if (f->phase == PHASE_SETTLED) return;
   struct attempt *last = f->attempt_count ? f->attempts[f->attempt_count - 1] : NULL;
+  if (served) last = f->attempts[served->number - 1];
   failover_stop_running(f, false, now);
   f->phase = PHASE_SETTLED;
   struct event *e = failover_tell(f, TOLD_FINISHED, last, now);
   e->outcome = outcome;
   e->status = status;
+  e->reason = f->pick.reason;
   e->elapsed = now - f->setup.request->received;
   if (last && last->first_event_at > 0) e->first_event = last->first_event_at - f->setup.request->received;
 }
@@ -205,7 +207,12 @@ void failover_event(struct failover *f, const struct event_facts *facts, const s
   if (f->phase != PHASE_HOLD) return;
   enum event_class class = facts->class;
   struct advisor *advisor = f->setup.advisor;
-  if (advisor->ops->gate && !event->comment) class = advisor->ops->gate(advisor, f, a, event, bytes, class);
+  /* What the built-in fails stays failed: a gate may hold content and fail anything, no more. */
+  if (advisor->ops->gate && !event->comment && class != EVENT_FAIL) class = advisor->ops->gate(advisor, f, a, event, bytes, class);
+  if (advisor->reject) {
+    failover_reject(f, false, now);
+    return;
+  }
   switch (class) {
     case EVENT_HOLD:
       if (f->at.hold == SECONDS_NEVER) f->at.hold = now + a->timeouts.hold;
@@ -255,7 +262,7 @@ static void whole_answer(struct failover *f, seconds now) {
   }
   failover_commit(f, now);
   failover_put(f, ORDER_END, a);
-  failover_settle(f, OUTCOME_OK, a->status, now);
+  failover_settle(f, a, OUTCOME_OK, a->status, now);
 }
 
 /* The transfer of a committed answer is over: `outcome` is how, unless an event has settled it before. */
@@ -269,7 +276,7 @@ static void committed_ends(struct failover *f, enum outcome outcome, const char 
   if (!clean) a->cause = cause;
   if (a->outcome != OUTCOME_OK && a->outcome != OUTCOME_STATUS) failover_judge_late(f, now);
   failover_put(f, clean ? ORDER_END : ORDER_BREAK, a)->quiet = told;
-  failover_settle(f, a->outcome, a->status, now);
+  failover_settle(f, a, a->outcome, a->status, now);
 }
 
 void failover_ended(struct failover *f, enum outcome outcome, const char *cause, const struct event_facts *facts, seconds now) {
@@ -289,7 +296,7 @@ void failover_ended(struct failover *f, enum outcome outcome, const char *cause,
     case PHASE_STREAM: committed_ends(f, outcome, cause, now); break;
     case PHASE_DELIVER:
       failover_put(f, outcome == OUTCOME_OK ? ORDER_END : ORDER_BREAK, a)->quiet = true;
-      failover_settle(f, a->outcome, a->status, now);
+      failover_settle(f, a, a->outcome, a->status, now);
       break;
     case PHASE_CHOOSE:
     case PHASE_WAIT:
@@ -304,7 +311,7 @@ void failover_client_gone(struct failover *f, seconds now) {
     a->outcome = OUTCOME_CLIENT_GONE;
     failover_stop_running(f, true, now);
   }
-  failover_settle(f, OUTCOME_CLIENT_GONE, a && a->committed ? a->status : 0, now);
+  failover_settle(f, NULL, OUTCOME_CLIENT_GONE, a && a->committed ? a->status : 0, now);
 }
 
 /* ---- timers ---- */
@@ -328,10 +335,10 @@ seconds failover_timer(const struct failover *f) {
   return SECONDS_NEVER;
 }
 
-static void deadline_passed(struct failover *f, seconds now) {
+void failover_deadline(struct failover *f, bool over, seconds now) {
   if (f->running) {
-    f->running->outcome = OUTCOME_DEADLINE;
-    failover_stop_running(f, true, now);
+    if (f->running->outcome == OUTCOME_NONE) f->running->outcome = OUTCOME_DEADLINE;
+    failover_stop_running(f, !over, now);
   }
   failover_fail(f, REFUSAL_DEADLINE, NULL, OUTCOME_DEADLINE, now);
 }
@@ -356,7 +363,7 @@ void failover_timer_due(struct failover *f, struct span body, seconds now) {
   if (now < failover_timer(f)) return;
   bool uncommitted = f->phase == PHASE_WAIT || f->phase == PHASE_HEAD || f->phase == PHASE_ERROR_BODY || f->phase == PHASE_HOLD;
   if (uncommitted && now >= f->setup.request->deadline) {
-    deadline_passed(f, now);
+    failover_deadline(f, false, now);
     return;
   }
   switch (f->phase) {

@@ -12,6 +12,7 @@
 
 #define RETRY_AFTER_LEAST 1.0  /* seconds in an exhausted answer's retry-after */
 #define RETRY_AFTER_MOST 60.0
+enum { UNBENCHED_TOLD = 16 }; /* of one pardon: the order queue is bounded */
 
 /* ---- the pool as it is now ---- */
 
@@ -54,15 +55,13 @@ static const char *refusal_words(enum refusal refusal) {
   }
 }
 
-/* Trying again cannot help: every candidate's credential is dead, or an operator holds them all. */
+/* Trying again cannot help: each candidate's credential is dead, or an operator holds it. */
 static bool hopeless(const struct failover *f) {
-  bool all_dead = true, all_held = true;
   for (size_t i = 0; i < f->setup.pool_count; i++) {
     const struct member *m = &f->pool[i];
-    all_dead = all_dead && m->auth_dead;
-    all_held = all_held && (m->drained || m->state.manual);
+    if (!m->auth_dead && !m->drained && !m->state.manual) return false;
   }
-  return all_dead || all_held;
+  return true;
 }
 
 /* What the limits of a 429 (or 529) said themselves: the soonest of them. SECONDS_NEVER: nothing. */
@@ -99,18 +98,19 @@ void failover_fail(struct failover *f, enum refusal refusal, const struct error_
   o->refusal = refusal;
   o->error = error;
   refresh(f, now);
-  if (refusal == REFUSAL_EXHAUSTED || refusal == REFUSAL_OVERLOADED) {
+  bool may_pass = error.status == 429 || error.status >= 500; /* words of a policy's `stop`, or an accepted error, may be final */
+  if ((refusal == REFUSAL_EXHAUSTED || refusal == REFUSAL_OVERLOADED) && may_pass) {
     o->retry_after = retry_after(f, error.status, now);
     o->no_retry = hopeless(f);
   }
-  failover_settle(f, outcome, error.status, now);
+  failover_settle(f, NULL, outcome, error.status, now);
 }
 
-static void reject(struct failover *f, seconds now) {
-  struct attempt *a = f->running;
-  failover_stop_running(f, true, now);
+void failover_reject(struct failover *f, bool over, seconds now) {
+  struct attempt *last = f->attempt_count ? f->attempts[f->attempt_count - 1] : NULL;
+  failover_stop_running(f, !over, now);
   struct error_text words = { .status = 503, .message = span_of("The routing policy failed.") };
-  failover_fail(f, REFUSAL_OVERLOADED, &words, a ? a->outcome : OUTCOME_NONE, now);
+  failover_fail(f, REFUSAL_OVERLOADED, &words, last ? last->outcome : OUTCOME_NONE, now);
 }
 
 /* An attempt's last word, as a status; 0 when it is none of those that an exhausted answer repeats. */
@@ -148,19 +148,23 @@ static void pardon(struct failover *f, seconds now) {
     keys[2 * i] = f->pool[i].candidate->key;
     keys[2 * i + 1] = f->pool[i].candidate->upstream_key;
   }
-  if (bench_pardon(keys, 2 * count, f->setup.serial, now) == 0) return;
-  struct event *e = failover_tell(f, TOLD_UNBENCHED, NULL, now);
-  e->reason = "every candidate failed this request the same way";
+  size_t lifted = bench_pardon(keys, 2 * count, f->setup.serial, now);
+  for (size_t i = 0; i < lifted && i < UNBENCHED_TOLD; i++) {
+    struct event *e = failover_tell(f, TOLD_UNBENCHED, NULL, now);
+    e->candidate = bench_name(keys[i]);
+    e->reason = "every candidate failed this request the same way";
+  }
 }
 
-static void exhaust(struct failover *f, const char *reason, seconds now) {
+static void exhaust(struct failover *f, seconds now) {
   struct attempt *last = f->attempt_count ? f->attempts[f->attempt_count - 1] : NULL;
   struct advisor *advisor = f->setup.advisor;
   struct answer answer = { 0 };
   refresh(f, now);
-  advisor->ops->exhausted(advisor, f, now, &answer);
+  builtin_advisor.exhausted(advisor, f, now, &answer); /* what the advisor has no opinion on stands */
+  if (advisor->ops->exhausted != builtin_advisor.exhausted) advisor->ops->exhausted(advisor, f, now, &answer);
   if (advisor->reject) {
-    reject(f, now);
+    failover_reject(f, true, now);
     return;
   }
   if (answer.pardon) pardon(f, now);
@@ -168,7 +172,7 @@ static void exhaust(struct failover *f, const char *reason, seconds now) {
   struct attempt *kept = answer.kind == ANSWER_LAST ? last_status_attempt(f) : NULL;
   if (kept) {
     failover_put(f, ORDER_LAST, kept);
-    failover_settle(f, outcome, kept->status, now);
+    failover_settle(f, kept, kept->outcome, kept->status, now);
     return;
   }
   struct error_text words = { .status = exhausted_status(f) };
@@ -177,20 +181,18 @@ static void exhaust(struct failover *f, const char *reason, seconds now) {
     words.type = answer.type;
     words.code = answer.code;
     words.message = span_of(answer.message);
-  } else if (reason) {
-    words.message = span_of(reason);
   }
   failover_fail(f, REFUSAL_EXHAUSTED, &words, outcome, now);
 }
 
 /* Nobody can even be asked: all full or out of service is 503; otherwise the pool is used up. */
-static void nobody_left(struct failover *f, const char *reason, seconds now) {
+static void nobody_left(struct failover *f, seconds now) {
   bool all_out = true;
   for (size_t i = 0; i < f->setup.pool_count; i++) all_out = all_out && (f->pool[i].full || f->pool[i].drained);
   if (f->attempt_count == 0 && all_out)
     failover_fail(f, REFUSAL_OVERLOADED, NULL, OUTCOME_NONE, now);
   else
-    exhaust(f, reason, now);
+    exhaust(f, now);
 }
 
 /* ---- who is next ---- */
@@ -210,7 +212,7 @@ static bool pick_allowed(const struct failover *f, const struct pick *pick) {
 static void ask_select(struct failover *f, seconds now) {
   struct advisor *advisor = f->setup.advisor;
   f->pick = (struct pick)PICK_DEFAULT;
-  advisor->ops->select(advisor, f, now, &f->pick);
+  if (f->lost < 2) advisor->ops->select(advisor, f, now, &f->pick); /* a pick that cannot begin is asked for again once */
   if (f->pick.kind != PICK_NO_OPINION && pick_allowed(f, &f->pick)) return;
   f->pick = (struct pick)PICK_DEFAULT;
   builtin_advisor.select(advisor, f, now, &f->pick);
@@ -222,13 +224,13 @@ static void begin_after_backoff(struct failover *f, struct attempt *failed, seco
   seconds delay = 0;
   if (failed) {
     delay = f->delay >= 0 ? f->delay : advisor->ops->backoff(advisor, f, failed, f->next_member, now);
-    if (delay < 0) delay = builtin_advisor.backoff(advisor, f, failed, f->next_member, now);
+    if (!(delay >= 0)) delay = builtin_advisor.backoff(advisor, f, failed, f->next_member, now);
     if (advisor->reject) {
-      reject(f, now);
+      failover_reject(f, true, now);
       return;
     }
     if (delay > 0 && now + delay >= f->setup.request->deadline) {
-      exhaust(f, NULL, now);
+      exhaust(f, now);
       return;
     }
     failed->waited = delay;
@@ -241,18 +243,23 @@ static void begin_after_backoff(struct failover *f, struct attempt *failed, seco
 static void choose(struct failover *f, struct attempt *failed, seconds now) {
   f->phase = PHASE_CHOOSE;
   refresh(f, now);
-  if (failover_attempts_left(f) == 0 || f->lost > f->setup.pool_count + 1) {
-    nobody_left(f, NULL, now);
+  if (now >= f->setup.request->deadline) {
+    failover_deadline(f, true, now);
+    return;
+  }
+  if (failover_attempts_left(f) == 0 || f->lost > f->setup.pool_count + 2) {
+    nobody_left(f, now);
     return;
   }
   ask_select(f, now);
   if (f->setup.advisor->reject) {
-    reject(f, now);
+    failover_reject(f, true, now);
   } else if (f->pick.kind == PICK_GIVE_UP) {
-    nobody_left(f, f->pick.reason, now);
+    nobody_left(f, now);
   } else {
     f->next_member = f->pick.member;
     f->anyway = f->pool[f->next_member].state.benched && !f->pool[f->next_member].full;
+    f->manual = f->pool[f->next_member].state.manual;
     begin_after_backoff(f, failed, now);
   }
 }
@@ -312,7 +319,8 @@ static void start(struct failover *f, const struct bench_ticket *ticket, seconds
 void failover_begin_next(struct failover *f, seconds now) {
   const struct candidate *c = f->pool[f->next_member].candidate;
   struct bench_ticket ticket;
-  if (bench_drained(c->upstream_key) ||
+  refresh(f, now);
+  if (f->pool[f->next_member].drained || (f->pool[f->next_member].state.manual && !f->manual) ||
       bench_begin(c->key, c->upstream_key, c->max_inflight, f->anyway, now, &ticket) != BENCH_BEGUN) {
     f->lost++;
     choose(f, NULL, now); /* the wait is behind us; only the choice is made again */
@@ -323,10 +331,26 @@ void failover_begin_next(struct failover *f, seconds now) {
 
 /* ---- what a failure means ---- */
 
-void failover_settle_bench(struct failover *f, struct attempt *a, enum bench_result result, seconds now) {
-  if (!bench_settle(&a->ticket, result, f->setup.serial, now)) return;
+static void tell_unbenched(struct failover *f, struct attempt *a, const struct bench_key *key, seconds now) {
   struct event *e = failover_tell(f, TOLD_UNBENCHED, a, now);
+  e->candidate = bench_name(key);
   e->reason = "it works again";
+}
+
+static void tell_benched_again(struct failover *f, struct attempt *a, const struct bench_key *key, seconds length, seconds now) {
+  struct event *e = failover_tell(f, TOLD_BENCHED, a, now);
+  e->candidate = bench_name(key);
+  e->benched_for = length;
+  e->reason = "its trial failed";
+}
+
+void failover_settle_bench(struct failover *f, struct attempt *a, enum bench_result result, seconds now) {
+  const struct candidate *c = a->candidate;
+  struct bench_settled settled = bench_settle(&a->ticket, result, f->setup.serial, now);
+  if (settled.lifted_candidate) tell_unbenched(f, a, c->key, now);
+  if (settled.lifted_upstream) tell_unbenched(f, a, c->upstream_key, now);
+  if (settled.candidate > 0) tell_benched_again(f, a, c->key, settled.candidate, now);
+  if (settled.upstream > 0) tell_benched_again(f, a, c->upstream_key, settled.upstream, now);
 }
 
 static void ask_classify(struct failover *f, struct attempt *a, struct judgement *j, seconds now) {
@@ -376,7 +400,7 @@ static void deliver(struct failover *f, struct attempt *a, bool over, seconds no
   f->last_read = now;
   if (!over) return;
   failover_put(f, ORDER_END, a);
-  failover_settle(f, OUTCOME_STATUS, a->status, now);
+  failover_settle(f, a, OUTCOME_STATUS, a->status, now);
 }
 
 /* An accepted error event is answered as the error it is, with a real status. */
@@ -393,7 +417,7 @@ static void stop(struct failover *f, struct attempt *a, const struct judgement *
   failover_settle_bench(f, a, BENCH_UNDECIDED, now);
   failover_stop_running(f, false, now);
   if (!j->status && !j->message) {
-    exhaust(f, NULL, now);
+    exhaust(f, now);
     return;
   }
   struct error_text words = { .status = j->status ? j->status : exhausted_status(f), .message = span_of(j->message) };
@@ -406,8 +430,10 @@ static void retry(struct failover *f, struct attempt *a, const struct judgement 
   failover_stop_running(f, false, now);
   f->next_member = a->member;
   f->anyway = f->anyway || j->bench > 0;
-  if (failover_attempts_left(f) == 0)
-    exhaust(f, NULL, now);
+  if (now >= f->setup.request->deadline)
+    failover_deadline(f, true, now);
+  else if (failover_attempts_left(f) == 0)
+    exhaust(f, now);
   else
     begin_after_backoff(f, a, now);
 }
@@ -427,13 +453,16 @@ void failover_judge(struct failover *f, bool over, seconds now) {
   bool accepted = j.verdict == VERDICT_ACCEPT;
   bool keeps_running = accepted && a->outcome == OUTCOME_STATUS;
   if (f->setup.advisor->reject) {
-    reject(f, now);
+    a->verdict = VERDICT_NONE;
+    tell_failed(f, a, &j, now);
+    failover_reject(f, over, now);
     return;
   }
   if (accepted && a->outcome == OUTCOME_OK) {
+    apply_bench(f, a, &j, now);
     failover_commit(f, now);
     failover_put(f, ORDER_END, a);
-    failover_settle(f, OUTCOME_OK, a->status, now);
+    failover_settle(f, a, OUTCOME_OK, a->status, now);
     return;
   }
   if (!over && !keeps_running) failover_put(f, ORDER_CANCEL, a);

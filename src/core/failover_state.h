@@ -40,6 +40,7 @@ struct failover {
   seconds delay;    /* what the last verdict said about the wait before the next attempt; -1: ask backoff */
   unsigned lost;    /* picks in a row that could not begin */
   bool anyway;      /* next_member was benched when it was picked, and is to be tried all the same */
+  bool manual;      /* by hand, then */
   bool terminal;    /* the terminal event came: the outcome is settled, the transfer may linger */
   struct {
     struct order list[ORDERS_MAX];
@@ -54,8 +55,11 @@ struct order *failover_put(struct failover *f, enum order_kind kind, struct atte
 struct event *failover_tell(struct failover *f, enum event_type type, struct attempt *attempt, seconds now);
 /* The running attempt's transfer is to end (unless it has ended by itself): frees its slot, after settling. */
 void failover_stop_running(struct failover *f, bool cancel, seconds now);
-/* The one place where a request ends: tells `finished` with what the client got. */
-void failover_settle(struct failover *f, enum outcome outcome, int status, seconds now);
+/* The one place where a request ends: tells `finished` with what the client got. `served`: the attempt whose answer that was; NULL: bullpen's own,
+ * and the record is about the last attempt. */
+void failover_settle(struct failover *f, const struct attempt *served, enum outcome outcome, int status, seconds now);
+/* The request's time is up: ends what runs, answers 504. */
+void failover_deadline(struct failover *f, bool over, seconds now);
 void failover_commit(struct failover *f, seconds now);
 
 /* ---- failover_decide.c ---- */
@@ -70,5 +74,7 @@ void failover_judge(struct failover *f, bool over, seconds now);
 void failover_judge_late(struct failover *f, seconds now);
 /* Answers the client with bullpen's own error, and settles. NULL words: the refusal's own. */
 void failover_fail(struct failover *f, enum refusal refusal, const struct error_text *words, enum outcome outcome, seconds now);
-/* Settles the attempt's ticket, and tells when that lifted a bench. */
+/* on_error = "reject": 503. `over`: the running transfer has ended by itself. */
+void failover_reject(struct failover *f, bool over, seconds now);
+/* Settles the attempt's ticket, and tells what that lifted or benched. */
 void failover_settle_bench(struct failover *f, struct attempt *a, enum bench_result result, seconds now);

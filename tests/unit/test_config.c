@@ -144,7 +144,7 @@ static const struct refused {
   { WITH("models = { ['x,y'] = 'a/m' }"), "bullpen.lua:2: models[\"x,y\"]: a comma cannot stand in a model's name: it parts the entries of a chain" },
   { WITH("models = { x = { 'a/x', [3] = 'a/y' } }"), "bullpen.lua:2: models.x: the list has a gap at 2" },
   /* policies */
-  { WITH("policy = 'chain_with_bnch'"), "bullpen.lua:2: policy: no ready-made policy is called that (did you mean 'chain_with_bench'?); a file's path ends in .lua" },
+  { WITH("policy = 'chain_with_bnch'"), "bullpen.lua:2: policy: no ready-made policy is called 'chain_with_bnch' (did you mean 'chain_with_bench'?); a file's path ends in .lua" },
   { WITH("policy = 5"), "bullpen.lua:2: policy: expected a path, a ready-made policy's name, or a table, got a number" },
   { WITH("policy = { file = 'p.lua', name = 'weighted' }"), "bullpen.lua:2: policy.name: cannot stand beside file" },
   { WITH("policies = { b = { file = 'p.lua',\n budget = { time = '1h' } } }"), "bullpen.lua:3: policies.b.budget.time: 3600 is out of range (0.1ms to 10s)" },
