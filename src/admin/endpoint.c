@@ -12,11 +12,11 @@
  */
 #include "admin/endpoint.h"
 
-#include <arpa/inet.h>
 #include <stdarg.h>
 #include <stdio.h>
 
 #include "base/json.h"
+#include "core/origin.h"
 
 enum access { OPEN, TOKEN };
 
@@ -94,51 +94,17 @@ static void status_get(struct admin_request *request, struct admin_answer *answe
 
 /* ---- no web page drives a local proxy ---- */
 
-static struct span host_name(struct span host) {
-  const char *end = NULL;
-  if (host.n && host.p[0] == '[') {
-    end = memchr(host.p, ']', host.n);
-    return end ? (struct span){ host.p + 1, (size_t)(end - host.p - 1) } : SPAN_NONE;
-  }
-  end = memchr(host.p, ':', host.n);
-  return end ? (struct span){ host.p, (size_t)(end - host.p) } : host;
-}
-
-static bool is_loopback_name(struct span name) {
-  static const char tail[] = ".localhost"; /* browsers resolve these themselves, to loopback */
-  size_t n = sizeof tail - 1;
-  if (name.n && name.p[name.n - 1] == '.') name.n--;
-  return span_is_nocase(name, "localhost") || (name.n > n && span_is_nocase(span_skip(name, name.n - n), tail));
-}
-
-static bool is_address(struct span name) {
-  char text[INET6_ADDRSTRLEN];
-  struct in6_addr address;
-  if (name.n == 0 || name.n >= sizeof text || memchr(name.p, 0, name.n)) return false;
-  memcpy(text, name.p, name.n);
-  text[name.n] = 0;
-  return inet_pton(AF_INET, text, &address) == 1 || inet_pton(AF_INET6, text, &address) == 1;
-}
-
-static bool is_same_origin(struct span origin, struct span host) {
-  const char *at = memmem(origin.p, origin.n, "://", 3);
-  if (!at) return false; /* "null" too */
-  struct span own = span_skip(origin, (size_t)(at + 3 - origin.p));
-  return own.n == host.n && strncasecmp(own.p, host.p, host.n) == 0;
-}
-
 static bool check_origin(const struct admin_request *r, struct admin_answer *answer) {
   if (r->options->token) return true;
   if (r->hosts != 1) {
     endpoint_refuse(answer, 400, "exactly one Host header is needed");
     return false;
   }
-  struct span name = host_name(r->host);
-  if (!is_loopback_name(name) && !is_address(name)) {
+  if (!origin_host_is_local(r->host)) {
     endpoint_refuse(answer, 403, "without an admin token, Host must be a loopback name or an address");
     return false;
   }
-  if (r->origin.p && !is_same_origin(r->origin, r->host)) {
+  if (r->origin.p && !origin_is_own(r->origin, r->host)) {
     endpoint_refuse(answer, 403, "without an admin token, requests from other origins are refused");
     return false;
   }

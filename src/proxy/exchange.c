@@ -10,11 +10,10 @@
  */
 #include "proxy/exchange.h"
 
-#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/json.h"
+#include "core/origin.h"
 #include "proxy/exchange_state.h"
 #include "proxy/front.h"
 #include "proxy/guard.h"
@@ -51,32 +50,12 @@ static enum go refuse(struct exchange *ex, enum refusal refusal, const char *mes
 
 /* ---- CHECK ---- */
 
-static bool is_loopback_name(struct span host) {
-  char name[64];
-  if (host.n && host.p[0] == '[') {
-    const char *end = memchr(host.p, ']', host.n);
-    host = (struct span){ host.p + 1, end ? (size_t)(end - host.p) - 1 : host.n - 1 };
-  } else {
-    const char *colon = memchr(host.p, ':', host.n);
-    if (colon) host.n = (size_t)(colon - host.p);
-  }
-  if (host.n >= sizeof name) return false;
-  memcpy(name, host.p, host.n);
-  name[host.n] = 0;
-  unsigned char address[16];
-  bool local = strcasecmp(name, "localhost") == 0 || (host.n > 10 && strcasecmp(name + host.n - 10, ".localhost") == 0);
-  return local || inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1;
-}
-
 /* Without client keys anybody who reaches the port may ask: web pages must not (contract section 8, last paragraph). */
 static bool foreign_page(const struct exchange *ex) {
   struct span host = headers_get(ex->in.headers, "host"), origin = headers_get(ex->in.headers, "origin");
   if (ex->config->client_count) return false;
-  if (host.n && !is_loopback_name(host) && !ex->config->open) return true;
-  if (!origin.p) return false;
-  for (size_t i = 0; i + 3 <= origin.n; i++)
-    if (memcmp(origin.p + i, "://", 3) == 0) return !span_eq(span_skip(origin, i + 3), host);
-  return true;
+  if (host.n && !origin_host_is_local(host)) return true;
+  return origin.p && !origin_is_own(origin, host);
 }
 
 static enum go step_check(struct exchange *ex) {
@@ -189,26 +168,24 @@ static enum go step_read(struct exchange *ex) {
 
 /* ---- RESOLVE ---- */
 
-static double random_unit(void *worker) {
-  return worker_random_unit(worker);
-}
-
 /* For paths that are no routes: one upstream, its answer as it is, nobody benched. */
 static void stop_classify(struct advisor *advisor, const struct failover *f, const struct attempt *attempt, seconds now, struct judgement *j) {
   (void)advisor, (void)f, (void)attempt, (void)now;
   j->verdict = VERDICT_STOP;
 }
 
-static const struct advisor_ops *plain_ops(void) {
-  static struct advisor_ops ops;
-  static atomic_bool made;
-  if (!atomic_load(&made)) {
-    struct advisor_ops plain = builtin_advisor;
-    plain.classify = stop_classify;
-    ops = plain; /* every worker writes the same */
-    atomic_store(&made, true);
-  }
-  return &ops;
+struct plain_advisor {
+  struct advisor advisor;
+  struct advisor_ops ops; /* the built-in's, but for classify */
+};
+
+static struct advisor *plain_advisor(struct exchange *ex) {
+  struct plain_advisor *plain = ARENA_NEW(&ex->arena, struct plain_advisor);
+  if (!plain) return NULL;
+  plain->ops = builtin_advisor;
+  plain->ops.classify = stop_classify;
+  plain->advisor.ops = &plain->ops;
+  return &plain->advisor;
 }
 
 static enum go begin_engine(struct exchange *ex, struct advisor *advisor, bool as_is) {
@@ -226,7 +203,7 @@ static enum go begin_engine(struct exchange *ex, struct advisor *advisor, bool a
     .max_attempts = as_is ? 1 : ex->config->limits.attempts,
     .as_is = as_is,
     .bench = w->proxy->bench,
-    .random = random_unit,
+    .random = worker_random_unit,
     .random_context = w,
   };
   ex->failover = advisor ? failover_begin(&setup, now) : NULL;
@@ -252,17 +229,15 @@ static enum go resolve_path(struct exchange *ex) {
   if (!u) u = maker;
   struct candidate *c = ARENA_NEW(&ex->arena, struct candidate);
   const struct candidate **pool = ARENA_NEW(&ex->arena, const struct candidate *);
-  struct advisor *advisor = ARENA_NEW(&ex->arena, struct advisor);
   if (!u) return refuse(ex, REFUSAL_UNKNOWN_PATH, "No upstream serves this path.");
   if (!u->enabled) return refuse_with(ex, REFUSAL_OVERLOADED, "The upstream of this path is disabled.", 1);
-  if (!c || !pool || !advisor) return refuse_with(ex, REFUSAL_OVERLOADED, "Out of memory.", 1);
+  if (!c || !pool) return refuse_with(ex, REFUSAL_OVERLOADED, "Out of memory.", 1);
   *c = (struct candidate){ .name = u->name, .upstream_name = u->name, .model = "", .api = u->api, .weight = u->weight,
                            .max_inflight = u->max_inflight, .timeouts = u->timeouts, .key = u->bench_key,
                            .upstream_key = u->bench_key, .upstream = u };
   *pool = c;
   ex->resolution = (struct resolution){ .pool = pool, .count = 1 };
-  advisor->ops = plain_ops();
-  return begin_engine(ex, advisor, true);
+  return begin_engine(ex, plain_advisor(ex), true);
 }
 
 static enum go step_resolve(struct exchange *ex) {
