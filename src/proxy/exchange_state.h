@@ -1,4 +1,4 @@
-/* The exchange's own state, shared by its files: exchange.c (the steps up to the engine), attempt.c (transfers and orders), answer.c (what is sent),
+/* The exchange's own state, shared by its files: exchange.c (its life), intake.c (the steps up to the engine), attempt.c (transfers and orders), answer.c (what is sent),
  * tell.c (events: log, counters, observers). Nobody else includes this. */
 #pragma once
 
@@ -78,6 +78,15 @@ void exchange_post(struct exchange *ex);
 bool exchange_messages_shape(const struct exchange *ex);
 /* The policy's voice for this request, made when first needed; NULL when memory is out. */
 struct advisor *exchange_advisor(struct exchange *ex);
+
+/* ---- intake.c ---- */
+
+/* Runs steps until one waits. */
+void exchange_run(struct exchange *ex);
+/* Sets the refusal's answer and tells the one `finished`. `retry_after`: seconds; 0: none. */
+void exchange_refuse(struct exchange *ex, enum refusal refusal, const char *message, unsigned retry_after);
+/* Reserves `more` bytes of limits.bodies (given back with the exchange); true when that is too much. */
+bool exchange_over_bodies(struct exchange *ex, size_t more);
 
 /* ---- attempt.c ---- */
 
