@@ -1,5 +1,5 @@
-/* The exchange's own state, shared by its files: exchange.c (its life), intake.c (the steps up to the engine), attempt.c (transfers and orders), answer.c (what is sent),
- * tell.c (events: log, counters, observers). Nobody else includes this. */
+/* The exchange's own state, shared by its files: exchange.c (its life), intake.c (the steps up to the engine), attempt.c (transfers and orders),
+ * answer.c (what is sent), tell.c (events: log, counters, observers). Nobody else includes this. */
 #pragma once
 
 #include "base/arena.h"
