@@ -16,7 +16,7 @@ struct arena_block {
   _Alignas(ALIGN) char bytes[];
 };
 
-void *arena_alloc(struct arena *a, size_t n) {
+void *arena_take(struct arena *a, size_t n) {
   if (n > SIZE_MAX / 2) return NULL;
   n = (n + ALIGN - 1) / ALIGN * ALIGN;
   if (n > a->left) {
@@ -31,12 +31,19 @@ void *arena_alloc(struct arena *a, size_t n) {
   void *p = a->at;
   a->at += n;
   a->left -= n;
-  return memset(p, 0, n);
+  return p;
+}
+
+void *arena_alloc(struct arena *a, size_t n) {
+  void *p = arena_take(a, n);
+  return p ? memset(p, 0, n) : NULL;
 }
 
 char *arena_copy(struct arena *a, struct span s) {
-  char *p = arena_alloc(a, s.n + 1);
-  if (p && s.n) memcpy(p, s.p, s.n);
+  char *p = s.n < SIZE_MAX ? arena_take(a, s.n + 1) : NULL;
+  if (!p) return NULL;
+  if (s.n) memcpy(p, s.p, s.n);
+  p[s.n] = 0;
   return p;
 }
 

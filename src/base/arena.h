@@ -19,6 +19,9 @@ struct arena {
 /* n zeroed bytes aligned for any type, or NULL when out of memory. */
 void *arena_alloc(struct arena *a, size_t n);
 
+/* The same without the zeroes, for what is written before it is read. */
+void *arena_take(struct arena *a, size_t n);
+
 /* NUL-terminated copies; NULL when out of memory. */
 char *arena_copy(struct arena *a, struct span s);
 char *arena_printf(struct arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -133,7 +133,8 @@ struct failover *failover_begin(const struct failover_setup *setup, seconds now)
   f->setup = *setup;
   f->pool = ARENA_ARRAY(setup->arena, struct member, setup->pool_count);
   f->attempts = ARENA_ARRAY(setup->arena, struct attempt *, setup->max_attempts);
-  if (!f->pool || !f->attempts) return NULL;
+  f->orders.list = arena_take(setup->arena, ORDERS_MAX * sizeof *f->orders.list);
+  if (!f->pool || !f->attempts || !f->orders.list) return NULL;
   for (size_t i = 0; i < setup->pool_count; i++) f->pool[i].candidate = setup->pool[i];
   failover_choose(f, NULL, now);
   return f;

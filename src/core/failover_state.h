@@ -43,7 +43,7 @@ struct failover {
   bool manual;      /* by hand, then */
   bool terminal;    /* the terminal event came: the outcome is settled, the transfer may linger */
   struct {
-    struct order list[ORDERS_MAX];
+    struct order *list; /* ORDERS_MAX of them, a ring */
     unsigned first, count;
   } orders;
 };

@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-enum { HEAD_BYTES = 64 * 1024, HEADERS_MAX = 512, IDLE_HANDLES = 64, IDLE_CONNECTION_SECONDS = 55, TIMER_SLACK = 3 /* ms */ };
+enum { HEAD_BYTES = 64 * 1024, IDLE_HANDLES = 64, IDLE_CONNECTION_SECONDS = 55, TIMER_SLACK = 3 /* ms */ };
 
 struct link { /* one of libcurl's sockets */
   struct loop_source source;
@@ -84,12 +84,19 @@ static void unpost(struct transfer *t) {
 
 /* ---- libcurl's callbacks: record and post ---- */
 
+static size_t count_lines(struct span text) {
+  size_t lines = 0;
+  for (const char *lf; (lf = memchr(text.p, '\n', text.n)); lines++) text = span_skip(text, (size_t)(lf - text.p) + 1);
+  return lines;
+}
+
 static void parse_head(struct transfer *t) {
-  struct header *list = ARENA_ARRAY(&t->arena, struct header, HEADERS_MAX);
+  size_t room = count_lines(buf_span(&t->head));
+  struct header *list = ARENA_ARRAY(&t->arena, struct header, room);
   char *text = arena_copy(&t->arena, buf_span(&t->head));
   struct span rest = { text, text ? t->head.n : 0 };
   size_t count = 0;
-  while (list && rest.n && count < HEADERS_MAX) {
+  while (list && rest.n && count < room) {
     const char *lf = memchr(rest.p, '\n', rest.n);
     struct span line = { rest.p, lf ? (size_t)(lf - rest.p) : rest.n };
     rest = span_skip(rest, line.n + 1);
