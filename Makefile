@@ -16,7 +16,7 @@ LDLIBS  += -L/usr/lib/$(shell $(CC) -print-multiarch) -Wl,-Bstatic -llua5.4-cjso
 
 LEAF    := $(sort $(wildcard src/base/*.c src/core/*.c))
 ROOMS   := $(sort $(wildcard src/vm/*.c src/policy/*.c src/config/*.c src/proxy/*.c src/admin/*.c src/cli/*.c))
-LUA     := $(sort $(wildcard lua/bullpen/*.lua lua/policies/*.lua))
+LUA     := $(sort $(wildcard lua/bullpen/*.lua lua/bullpen/*/*.lua lua/policies/*.lua))
 LEAF_O  := $(LEAF:%.c=$(OUT)/%.o)
 ROOMS_O := $(ROOMS:%.c=$(OUT)/%.o)
 UNIT    := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
@@ -64,6 +64,11 @@ unit: build-unit
 
 test:
 	./scripts/test
+
+# The simulator of the engine (tests/sim/README.md).
+$(OUT)/sim: $(sort $(wildcard tests/sim/*.c)) tests/sim/sim.h $(LEAF_O)
+	@echo '  SIM   $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c,$^) $(LEAF_O) -lpthread -lm
 
 asan:
 	+$(MAKE) MODE=asan OUT=$(OUT)/asan all

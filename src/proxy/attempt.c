@@ -134,8 +134,8 @@ static bool take_event(void *context, const struct sse_event *event, size_t byte
   struct exchange *ex = context;
   struct event_facts facts = { .sequence = -1 };
   commit_read_event(ex->request.route, event, &ex->run.scratch, &facts);
-  bool cut_off = bytes == 0 && facts.class == EVENT_COMMIT && !facts.finished; /* by the end: not to be believed */
-  if (cut_off) return false;
+  bool telling = facts.class == EVENT_END || facts.class == EVENT_FAIL || facts.finished;
+  if (bytes == 0 && !telling) return false; /* cut off by the end: not to be believed, not to be sent */
   if (facts.sequence >= 0) ex->relay.sequence = facts.sequence;
   if (facts.finished) ex->relay.finished = true;
   if (facts.class == EVENT_FAIL && facts.error.message.n) {

@@ -196,10 +196,7 @@ static bool fails(const struct run *run) {
 static void ends(struct run *run, enum outcome outcome) {
   sim.fact = outcome_name(outcome);
   sim_trace(run, "transfer of %s ends: %s", run->open->candidate->name, sim.fact);
-  struct key *up = sim_key(run->open->candidate->upstream_key), *own = sim_key(run->open->candidate->key);
-  run->open = NULL;
-  up->open--;
-  own->open--;
+  rules_close(run);
   struct event_facts facts = { .class = EVENT_COMMIT, .sequence = -1, .response_id = SPAN("resp_1") };
   failover_ended(run->f, outcome, "cause", outcome == OUTCOME_OK && sim_chance(0.5) ? &facts : NULL, sim.now);
 }
@@ -226,11 +223,7 @@ static void gives_error_body(struct run *run) {
   bool over = sim_chance(0.8), whole = over && sim_chance(0.9);
   sim.fact = "error body";
   sim_trace(run, "%s gives its error body%s%s", run->open->candidate->name, whole ? ", whole" : "", over ? ", and ends" : "");
-  if (over) {
-    sim_key(run->open->candidate->upstream_key)->open--;
-    sim_key(run->open->candidate->key)->open--;
-    run->open = NULL;
-  }
+  if (over) rules_close(run);
   failover_error_body(run->f, body, whole, over, sim.now);
 }
 
@@ -330,17 +323,25 @@ static void interfere(void) {
   seconds duration = times[sim_below(5)];
   sim.fact = "operator";
   rules_before_step();
-  k->operated = true;
   switch (sim_below(8)) {
-    case 0: bench_set_manual(k->key, duration, "by hand", sim.now); break;
+    case 0:
+      bench_set_manual(k->key, duration, "by hand", sim.now);
+      rules_set(k, duration, true);
+      break;
     case 1: bench_set_drained(k->key, true); break;
     case 2:
     case 3: bench_set_drained(k->key, false); break;
-    case 4: bench_lift(k->key, false, sim.now); break;
-    case 5:
-      if (bench_set(k->key, duration, "by a policy", 0, sim.now)) k->told_benched = true;
+    case 4:
+      bench_lift(k->key, false, sim.now);
+      rules_lift(k, false);
       break;
-    default: bench_lift(k->key, true, sim.now); break;
+    case 5:
+      if (bench_set(k->key, duration, "by a policy", 0, sim.now) != rules_set(k, duration, false)) sim_broken(NULL, "5.1", "longer or not");
+      break;
+    default:
+      bench_lift(k->key, true, sim.now);
+      rules_lift(k, true);
+      break;
   }
   sim_trace(NULL, "somebody interferes with %s", bench_name(k->key));
   rules_after_step(NULL);

@@ -44,7 +44,8 @@ struct run {
   unsigned events;
   bool paused;
   /* what was ordered */
-  unsigned starts, finished, commits, delivers, answers, ends, told_failed;
+  unsigned starts, finished, commits, delivers, answers, ends;
+  unsigned selects; /* in a row, with no start after them */
   bool gone, terminal, rejected, waited_out;
   struct expected next;
   bool left[CANDIDATES_MAX], dead[CANDIDATES_MAX];
@@ -54,20 +55,24 @@ struct run {
   struct order said; /* the FAIL, LAST or DELIVER */
 };
 
-/* What the simulator knows of one key of the registry. */
+/* A second, slow-witted registry: what the contract says about one key. */
 struct key {
   struct bench_key *key;
   unsigned max_inflight, open; /* transfers under way there */
-  struct bench_state before;
-  uint64_t set_step;   /* when its automatic bench was last set */
-  seconds length;      /* for how long that was; 0: never set */
-  uint64_t by;         /* the request that alone set it; 0: several, or nobody */
+  seconds manual_until, until; /* 0: none */
+  unsigned fails;
+  uint64_t set_step;           /* when its automatic bench was last set */
+  seconds length;              /* for how long that was */
+  uint64_t by;                 /* the request that alone set it; 0: several, or nobody */
   seconds pardoned;
-  struct run *holder;  /* of its trial */
-  const struct attempt *held_by;
-  /* in this step */
-  bool operated;       /* an operator or a policy's own code touched it */
-  bool told_benched;
+  const struct attempt *holder; /* of its trial */
+};
+
+/* What one step did, as it was ordered and told. */
+struct deed {
+  const struct attempt *good, *bad, *failed, *started, *closed; /* closed: its transfer is over */
+  unsigned told_benched, told_again, told_lifted, told_pardoned; /* events; `again`: its trial failed */
+  bool wants_pardon;
 };
 
 struct sim {
@@ -86,6 +91,7 @@ struct sim {
   size_t run_count; /* at most so many at once */
   const char *fact; /* what the step was about */
   bool trace;
+  struct deed deed;
 };
 
 extern struct sim sim;
@@ -108,7 +114,7 @@ void advice_choose(struct run *run);
 
 /* ---- rules.c ---- */
 
-/* A member's state read out of the registry, apart from the engine's own reading. */
+/* A member's state as a policy must see it, read out of the registry apart from the engine's own reading. */
 struct seen {
   bool benched, manual, full, drained;
   seconds until;
@@ -116,6 +122,16 @@ struct seen {
 struct seen rules_see(const struct candidate *c);
 /* Who the built-in must pick; the pool's size: nobody. */
 unsigned rules_pick(const struct run *run);
+/* May a policy pick that member? */
+bool rules_may_pick(const struct run *run, unsigned member);
+/* What the built-in must say about a failed attempt. */
+void rules_verdict(const struct run *run, const struct attempt *a, const struct judgement *j);
+
+/* The open transfer is over. */
+void rules_close(struct run *run);
+/* An operator, or a policy's own code. True: benched longer than before. */
+bool rules_set(struct key *k, seconds duration, bool manual);
+void rules_lift(struct key *k, bool manual_too);
 
 void rules_before_step(void);
 void rules_order(struct run *run, const struct order *order);

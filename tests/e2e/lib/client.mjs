@@ -131,3 +131,22 @@ export function parseEvents(text) {
     return { name: of('event')[0], data: of('data').join('\n') };
   }).filter((e) => e.name !== undefined || e.data !== '');
 }
+
+// A client that keeps its connection for the next request as long as answers end cleanly.
+export function keptClient(target) {
+  let kept = null;
+  const ask = async (options, { timeout = 10000 } = {}) => {
+    const connection = kept && !kept.closed ? kept : new Connection(target);
+    kept = null;
+    try {
+      const answer = await within(connection.send(options).done.promise, timeout, `the answer to ${options.method ?? 'POST'} ${options.path}`);
+      connection.raw.length = connection.answers.length = 0;
+      if (answer.end === 'clean' && !/close/i.test(answer.header('connection') ?? '')) kept = connection;
+      return answer;
+    } finally {
+      if (!kept) connection.destroy();
+    }
+  };
+  ask.close = () => kept?.destroy();
+  return ask;
+}

@@ -34,3 +34,10 @@ export function resetSocket(socket) {
   socket.resetAndClosing = true;
   socket.destroy();
 }
+
+// Runs `one(job, lane)` over all the jobs, so many lanes at a time; the first error ends it.
+export async function inParallel(jobs, width, one) {
+  let next = 0;
+  const run = async (_, lane) => { while (next < jobs.length) await one(jobs[next++], lane); };
+  await Promise.all(Array.from({ length: Math.min(width, jobs.length) }, run));
+}
