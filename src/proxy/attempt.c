@@ -130,12 +130,25 @@ void attempt_orders(struct exchange *ex) {
 
 /* ---- facts ---- */
 
+/* A clean end after a finish reason is a good end on these routes, [DONE] or not. */
+static bool may_end_after_reason(enum route route) {
+  return route == ROUTE_CHAT || route == ROUTE_COMPLETIONS;
+}
+
+/* The last event of a stream that ended without the empty line after it: is it whole, and does it say how the stream ended? Else the end cut it
+ * off, and it is neither believed nor sent. */
+static bool lacks_only_its_end(enum route route, const struct sse_event *event, const struct event_facts *facts) {
+  if (facts->done_only) return true;
+  bool good_reason = facts->finished && may_end_after_reason(route);
+  if (facts->class != EVENT_END && facts->class != EVENT_FAIL && !good_reason) return false;
+  return body_scan(event->data, NULL, NULL, 0, NULL) == BODY_GOOD;
+}
+
 static bool take_event(void *context, const struct sse_event *event, size_t bytes) {
   struct exchange *ex = context;
   struct event_facts facts = { .sequence = -1 };
   commit_read_event(ex->request.route, event, &ex->run.scratch, &facts);
-  bool telling = facts.class == EVENT_END || facts.class == EVENT_FAIL || facts.finished;
-  if (bytes == 0 && !telling) return false; /* cut off by the end: not to be believed, not to be sent */
+  if (bytes == 0 && !lacks_only_its_end(ex->request.route, event, &facts)) return false;
   if (facts.sequence >= 0) ex->relay.sequence = facts.sequence;
   if (facts.finished) ex->relay.finished = true;
   if (facts.class == EVENT_FAIL && facts.error.message.n) {
@@ -263,8 +276,7 @@ static enum outcome stream_outcome(struct exchange *ex) {
   if (ex->run.failed) return OUTCOME_NONE;
   if (failover_settled(ex->failover)) return OUTCOME_OK;
   if (!ex->relay.seen_event) return OUTCOME_EMPTY;
-  bool may_end = ex->relay.finished && (ex->request.route == ROUTE_CHAT || ex->request.route == ROUTE_COMPLETIONS);
-  return may_end ? OUTCOME_OK : OUTCOME_TRUNCATED;
+  return ex->relay.finished && may_end_after_reason(ex->request.route) ? OUTCOME_OK : OUTCOME_TRUNCATED;
 }
 
 static const char *cause_of(struct exchange *ex, const struct transfer_facts *facts) {

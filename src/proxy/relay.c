@@ -57,6 +57,8 @@ size_t relay_feed(struct relay *r, const char *bytes, size_t n, bool (*each)(voi
     r->whole = base + at;
     if (r->committed) release(r, r->whole);
   }
+  if (!sse_pending(&r->sse)) r->whole = r->out.n; /* the second half of a CRLF belongs to the event before it */
+  if (r->committed) release(r, r->whole);
   release_overlong_tail(r);
   return n;
 }
@@ -74,6 +76,7 @@ void relay_commit(struct relay *r) {
 }
 
 void relay_close(struct relay *r) {
+  if (r->kind == RELAY_STREAM) r->out.n = r->whole > r->released ? r->whole : r->released; /* never half an event */
   release(r, r->out.n);
   r->end = RELAY_ENDED;
 }

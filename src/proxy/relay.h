@@ -55,7 +55,7 @@ void relay_finish(struct relay *relay, bool (*each)(void *context, const struct 
 
 /* From now on what is whole may go. A full hold-back or tail goes as it is. */
 void relay_commit(struct relay *relay);
-/* The end, clean: everything may go. */
+/* The end, clean: everything may go, but never half an event. */
 void relay_close(struct relay *relay);
 /* The end, unclean: the unfinished tail is dropped, `frame` goes instead. */
 void relay_break(struct relay *relay, struct span frame);
