@@ -13,6 +13,7 @@ static const struct command {
   { "demo", cli_demo, "demo", "proxy plus three local upstreams that misbehave; prints curl lines to try" },
   { "mock", cli_mock, "mock SCRIPT", "a scripted upstream, with faults" },
   { "check", cli_check, "check CONFIG", "load config and policy, call every hook on sample data" },
+  { "policy", cli_policy_show, "policy show NAME", "print a ready-made policy's source, to start one's own from" },
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 

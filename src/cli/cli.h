@@ -10,6 +10,7 @@ int cli_serve(int argc, char **argv);
 int cli_demo(int argc, char **argv);
 int cli_mock(int argc, char **argv);
 int cli_check(int argc, char **argv);
+int cli_policy_show(int argc, char **argv); /* policy show NAME */
 
 /* Prints usage for `command` on standard output when --help is among the arguments: true then. */
 bool cli_help_asked(int argc, char **argv, const char *usage);

@@ -24,6 +24,7 @@
 
 #include "proxy/exchange.h"
 #include "proxy/guard.h"
+#include "proxy/parting.h"
 #include "proxy/worker.h"
 
 enum {
@@ -31,6 +32,8 @@ enum {
   WHOLE_BYTES = 16 * 1024,     /* answers up to this are given to the library whole */
   READER_BLOCK = 16 * 1024,    /* of answers with a known length that are read in pieces */
 };
+#define BARREN_PAUSE 0.05 /* seconds between runs that the library asks for and makes nothing of */
+enum { BARREN_RUNS = 8 };
 #define LAST_WORDS_SECONDS 2.0 /* for a client to read an answer that was forced on it */
 
 enum phase { PHASE_HEAD, PHASE_BODY, PHASE_WAIT, PHASE_REPLY };
@@ -44,6 +47,7 @@ struct conn {
   bool suspended, gone, given_up;
   struct timer timer;
   struct header *fields; /* of the request's head; freed with the request */
+  size_t target_length;  /* as the request line had it */
   struct conn *next, **prev;
   char peer[64];
 };
@@ -53,9 +57,13 @@ struct front {
   struct MHD_Daemon *daemon;
   struct loop_source source; /* the library's epoll */
   bool work, draining;
+  bool progress;       /* the last run of the library called us back */
+  unsigned barren;     /* runs in a row that did not, though it asked for them */
+  struct timer retry;  /* when to give it another run then */
   struct conn *accepting; /* for the library's notice, while a connection is handed over */
   struct conn *conns;
   unsigned count;
+  struct partings partings; /* those turned away */
 };
 
 static seconds now_of(const struct conn *c) {
@@ -75,6 +83,7 @@ static void arm(struct conn *c, seconds after) {
 static ssize_t read_reply(void *context, uint64_t position, char *to, size_t max) {
   struct conn *c = context;
   (void)position;
+  c->front->progress = true;
   ssize_t n = exchange_read(c->exchange, to, max);
   if (n > 0) return n;
   if (n == -1) return MHD_CONTENT_READER_END_OF_STREAM;
@@ -147,18 +156,35 @@ static enum MHD_Result gather(void *context, enum MHD_ValueKind kind, const char
   return MHD_YES;
 }
 
-static enum MHD_Result take_head(struct conn *c, const char *method, const char *version) {
+/* Bytes of the request line and the fields, to the empty line's end; the method is the first of them. */
+static size_t head_size(struct MHD_Connection *mhd) {
+  const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+  return info ? info->header_size : 0;
+}
+
+/* Blanks only: what else stands at a value's end is the guard's to see. */
+static struct span without_blanks(struct span value) {
+  while (value.n && (value.p[value.n - 1] == ' ' || value.p[value.n - 1] == '\t')) value.n--;
+  return value;
+}
+
+/* The request line's parts lie one blank apart: a NUL in the target, or more blanks, would show here. */
+static bool line_is_plain(const struct conn *c, const char *target, const char *version) {
+  return version == target + c->target_length + 1;
+}
+
+static enum MHD_Result take_head(struct conn *c, const char *target, const char *method, const char *version) {
   struct header fields[FIELDS_MAX];
   struct gathering g = { .fields = fields };
-  const union MHD_ConnectionInfo *size = MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+  size_t size = head_size(c->mhd);
   MHD_get_connection_values_n(c->mhd, MHD_HEADER_KIND, gather, &g);
-  if (g.too_many || (size && size->header_size > config_of(c)->limits.header)) return refuse_head(c, 431);
+  if (g.too_many || size > config_of(c)->limits.header) return refuse_head(c, 431);
   c->fields = malloc((g.count ? g.count : 1) * sizeof *c->fields);
   if (!c->fields) return MHD_NO;
   memcpy(c->fields, fields, g.count * sizeof *fields);
   struct exchange_head head = { .method = method, .version = version, .headers = { c->fields, g.count } };
-  head.sound = guard_layout(span_of(version), head.headers);
-  for (size_t i = 0; i < g.count; i++) c->fields[i].value = span_trim(c->fields[i].value);
+  head.sound = line_is_plain(c, target, version) && guard_layout(span_of(version), head.headers, method + size);
+  for (size_t i = 0; i < g.count; i++) c->fields[i].value = without_blanks(c->fields[i].value);
   c->phase = PHASE_BODY;
   loop_arm(c->front->worker->loop, &c->timer, SECONDS_NEVER); /* the exchange keeps the body's time */
   if (exchange_head(c->exchange, &head) == EXCHANGE_READ) return MHD_YES;
@@ -178,9 +204,10 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *mhd, con
                                   const char *upload, size_t *upload_size, void **request) {
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
   struct conn *c = info ? info->socket_context : NULL;
-  (void)context, (void)url, (void)request;
+  (void)context, (void)request;
   if (!c || !c->exchange) return MHD_NO;
-  if (c->phase == PHASE_HEAD) return take_head(c, method, version);
+  c->front->progress = true;
+  if (c->phase == PHASE_HEAD) return take_head(c, url, method, version);
   if (*upload_size) {
     bool goes_on = exchange_body(c->exchange, upload, *upload_size);
     *upload_size = 0;
@@ -200,8 +227,10 @@ static void *on_target(void *context, const char *target, struct MHD_Connection 
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
   struct conn *c = info ? info->socket_context : NULL;
   struct front *front = context;
+  front->progress = true;
   if (!c) return NULL;
   c->phase = PHASE_HEAD;
+  c->target_length = strlen(target);
   c->exchange = exchange_new(front->worker, c, target);
   arm(c, config_of(c)->timeouts.client_header);
   return c->exchange;
@@ -211,6 +240,7 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
   struct conn *c = info ? info->socket_context : NULL;
   struct front *front = context;
+  front->progress = true;
   (void)code; /* a vanished client is reported as served: the exchange knows better */
   *request = NULL;
   if (!c) return;
@@ -262,8 +292,10 @@ static void peer_ended(struct loop_source *source, uint32_t events) {
   struct conn *c = (struct conn *)source;
   (void)events;
   c->gone = true;
-  bool waits = c->phase == PHASE_WAIT || c->phase == PHASE_REPLY;
-  if (c->exchange && waits && !exchange_settled(c->exchange)) exchange_client_gone(c->exchange);
+  if (c->phase == PHASE_HEAD || c->phase == PHASE_BODY)
+    shutdown(c->source.fd, SHUT_RDWR); /* the library may have missed the end behind the last bytes it read */
+  else if (c->exchange && !exchange_settled(c->exchange))
+    exchange_client_gone(c->exchange);
 }
 
 /* The client takes nothing of its answer: since `client_send` it has as good as left. */
@@ -301,12 +333,16 @@ static void describe_peer(struct conn *c, const struct sockaddr *address) {
 }
 
 /* Over limits.connections: the shortest answer that every client understands. */
-static void turn_away(int fd) {
-  static const char canned[] =
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 106\r\n\r\n"
-    "{\"error\":{\"message\":\"Too many connections are open.\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}";
-  if (send(fd, canned, sizeof canned - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) shutdown(fd, SHUT_WR);
-  close(fd);
+static void turn_away(struct front *front, int fd) {
+  static const char body[] = "{\"error\":{\"message\":\"Too many connections are open.\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}";
+  char canned[512];
+  int n = snprintf(canned, sizeof canned,
+                   "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+                   "Content-Length: %zu\r\n\r\n%s", sizeof body - 1, body);
+  if (send(fd, canned, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) == n)
+    parting_begin(&front->partings, fd);
+  else
+    close(fd);
 }
 
 void front_accept(struct front *front, int fd, const struct sockaddr *address, socklen_t length) {
@@ -314,7 +350,7 @@ void front_accept(struct front *front, int fd, const struct sockaddr *address, s
   struct conn *c = NULL;
   if (atomic_load(&proxy->connections) < front->worker->config->limits.connections) c = calloc(1, sizeof *c);
   if (!c) {
-    turn_away(fd);
+    turn_away(front, fd);
     return;
   }
   c->front = front;
@@ -382,10 +418,18 @@ static void library_log(void *context, const char *format, va_list args) {
   log_debug("http library", LOG_SPAN("says", span_trim(span_of(line))));
 }
 
+static void run_again(struct timer *timer, seconds now) {
+  struct front *front = (struct front *)((char *)timer - offsetof(struct front, retry));
+  (void)now;
+  front->work = true;
+}
+
 struct front *front_new(struct worker *worker) {
   struct front *front = calloc(1, sizeof *front);
   if (!front) return NULL;
   front->worker = worker;
+  front->partings.loop = worker->loop;
+  front->retry.due = run_again;
   /* Half of a connection's memory is for the request's head, what is left of it for the answer's. */
   size_t memory = 2 * worker->config->limits.header;
   front->daemon = MHD_start_daemon(
@@ -403,12 +447,22 @@ struct front *front_new(struct worker *worker) {
   return NULL;
 }
 
+/* A connection whose read buffer is full of what is no request yet makes the library ask for run after run, in none of which anything happens: a few
+ * are granted, then one now and then. What comes over the network wakes it all the same. */
+static void grant_another_run(struct front *front) {
+  front->barren = front->progress ? 0 : front->barren + 1;
+  if (front->barren < BARREN_RUNS)
+    front->work = true;
+  else
+    loop_arm(front->worker->loop, &front->retry, loop_now(front->worker->loop) + BARREN_PAUSE);
+}
+
 bool front_turn(struct front *front) {
   if (!front->work) return false;
   unsigned long long wait = 1;
-  front->work = false;
+  front->work = front->progress = false;
   MHD_run(front->daemon);
-  if (MHD_get_timeout(front->daemon, &wait) == MHD_YES && wait == 0) front->work = true;
+  if (MHD_get_timeout(front->daemon, &wait) == MHD_YES && wait == 0) grant_another_run(front);
   return true;
 }
 
@@ -425,6 +479,8 @@ void front_free(struct front *front) {
     front_wake(c); /* the library must not be stopped with suspended connections */
     shutdown(c->source.fd, SHUT_RDWR);
   }
+  parting_end_all(&front->partings);
+  loop_arm(front->worker->loop, &front->retry, SECONDS_NEVER);
   MHD_run(front->daemon);
   loop_remove(front->worker->loop, &front->source);
   MHD_stop_daemon(front->daemon);
@@ -442,10 +498,10 @@ static enum MHD_Result test_request(void *context, struct MHD_Connection *mhd, c
   struct header fields[8];
   struct gathering g = { .fields = fields };
   struct self_test *test = context;
-  (void)url, (void)method, (void)upload, (void)upload_size, (void)request;
+  (void)url, (void)upload, (void)upload_size, (void)request;
   MHD_get_connection_values_n(mhd, MHD_HEADER_KIND, gather, &g);
   test->seen = true;
-  test->sound = g.count == 3 && guard_layout(span_of(version), (struct headers){ fields, g.count });
+  test->sound = g.count == 3 && guard_layout(span_of(version), (struct headers){ fields, g.count }, method + head_size(mhd));
   return MHD_NO;
 }
 

@@ -85,23 +85,22 @@ enum guard_verdict guard_check(const struct guard_request *r, const char **why) 
   return GUARD_BAD;
 }
 
-/* Exactly `count` NULs from `at`. Reading one byte past them is safe: the buffer always goes on behind a head. */
 static bool nuls(const char *at, const char *end) {
   for (; at < end; at++)
     if (*at) return false;
   return true;
 }
 
-bool guard_layout(struct span version, struct headers headers) {
-  const char *end = version.p + version.n; /* of what came before */
+bool guard_layout(struct span version, struct headers headers, const char *end) {
+  const char *at = version.p + version.n; /* the end of what came before */
   for (size_t i = 0; i < headers.count; i++) {
     const struct header *h = &headers.list[i];
-    if (h->name.p != end + 2 || !nuls(end, h->name.p)) return false;
+    if (h->name.p != at + 2 || !nuls(at, h->name.p)) return false;
     const char *after_name = h->name.p + h->name.n;
     if (h->value.p <= after_name || *after_name) return false;
     for (const char *p = after_name + 1; p < h->value.p; p++)
       if (*p != ' ' && *p != '\t') return false;
-    end = h->value.p + h->value.n;
+    at = h->value.p + h->value.n;
   }
-  return nuls(end, end + (headers.count ? 4 : 2));
+  return at + 4 == end && nuls(at, end);
 }

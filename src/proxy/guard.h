@@ -26,7 +26,8 @@ enum guard_verdict guard_check(const struct guard_request *request, const char *
 
 /*
  * The fields lie in the library's read buffer, and the gaps between them tell what its interface hides (a NUL in a value, a folded header, a
- * bare LF): between name and value one NUL and blanks, between a value and the next name exactly two NULs (CR and LF, overwritten), four after
- * the last. True when all gaps are as a plain CRLF request leaves them. `version` lies before the first name by the same two NULs.
+ * bare LF): between name and value one NUL and blanks, between a value and the next name exactly two NULs (CR and LF, overwritten), and four from
+ * the last value to `end`, just after the head's empty line. True when all gaps are as a plain CRLF request leaves them. `version` lies before the
+ * first name by the same two NULs.
  */
-bool guard_layout(struct span version, struct headers headers);
+bool guard_layout(struct span version, struct headers headers, const char *end);
