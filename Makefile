@@ -54,8 +54,14 @@ $(OUT)/unit/%: tests/unit/%.c $(LEAF_O)
 	$(Q)$(CC) $(CFLAGS) -UNDEBUG -MMD -MP $(LDFLAGS) -o $@ $< $(LEAF_O) $(UNIT_EXTRA) -lcmocka $(LDLIBS)
 
 # Tests of rooms that need Lua.
-$(OUT)/unit/test_config $(OUT)/unit/test_policy $(OUT)/unit/test_vm: UNIT_EXTRA = $(ROOMS_O)
-$(OUT)/unit/test_config $(OUT)/unit/test_policy $(OUT)/unit/test_vm: $(ROOMS_O)
+$(OUT)/unit/test_config $(OUT)/unit/test_policy $(OUT)/unit/test_ready $(OUT)/unit/test_stubs $(OUT)/unit/test_vm: UNIT_EXTRA = $(ROOMS_O)
+$(OUT)/unit/test_config $(OUT)/unit/test_policy $(OUT)/unit/test_ready $(OUT)/unit/test_stubs $(OUT)/unit/test_vm: $(ROOMS_O)
+
+# What `scripts/speed` measures from within.
+$(OUT)/speed/%: tests/speed/%.c $(ROOMS_O) $(LEAF_O)
+	@mkdir -p $(@D)
+	@echo '  SPEED $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(ROOMS_O) $(LEAF_O) $(LDLIBS)
 
 build-unit: $(UNIT)
 

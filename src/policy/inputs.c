@@ -239,6 +239,7 @@ void input_push_request(lua_State *L, struct advice *advice, const struct failov
   input_push_slot(L, advice, BOX_REQUEST);
   lua_pushinteger(L, (lua_Integer)attempts);
   lua_setfield(L, -2, "attempts");
+  input_set_integer(L, "attempts_left", failover_attempts_left(f));
 }
 
 /* ---- candidates ---- */
@@ -253,6 +254,7 @@ static void build_candidate(lua_State *L, const struct candidate *c, const struc
   input_set_number(L, "weight", c->weight);
   input_set_integer(L, "priority", c->priority);
   input_set_bool(L, "passthrough", c->passthrough);
+  input_set_bool(L, "forwards", c->forwards);
   set_value(L, "tags", c->tags);
   set_value(L, "price", c->price);
 }
