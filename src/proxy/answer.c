@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/hint.h"
 #include "proxy/exchange_state.h"
 #include "proxy/headers.h"
 
@@ -101,17 +102,12 @@ static bool upstream_head(struct exchange *ex, const struct attempt *a) {
 static uint64_t length_of(struct headers headers) {
   struct span text = headers_get(headers, "content-length");
   uint64_t n = 0;
-  if (!text.n || text.n > 18) return REPLY_LENGTH_UNKNOWN;
+  if (!text.n || text.n > 18 || headers_get(headers, "transfer-encoding").p) return REPLY_LENGTH_UNKNOWN;
   for (size_t i = 0; i < text.n; i++) {
     if (text.p[i] < '0' || text.p[i] > '9') return REPLY_LENGTH_UNKNOWN;
     n = n * 10 + (uint64_t)(text.p[i] - '0');
   }
   return n;
-}
-
-void answer_commit(struct exchange *ex, struct attempt *a) {
-  if (!upstream_head(ex, a)) return;
-  ex->reply.length = ex->request.stream && ex->relay.kind == RELAY_STREAM ? REPLY_LENGTH_UNKNOWN : length_of(a->headers);
 }
 
 static void replace_header(struct reply *r, const char *name, const char *value) {
@@ -129,7 +125,14 @@ static void clamp_retry_after(struct exchange *ex) {
   char *end = NULL;
   char *copy = value.n ? arena_copy(&ex->arena, value) : NULL;
   double wait = copy ? strtod(copy, &end) : 0;
-  if (copy && !*end && wait > RETRY_AFTER_MOST) replace_header(&ex->reply, "retry-after", "60");
+  if (copy && *end) wait = hint_parse_date(value) - loop_now(ex->worker->loop); /* a date */
+  if (wait > RETRY_AFTER_MOST) replace_header(&ex->reply, "retry-after", "60");
+}
+
+void answer_commit(struct exchange *ex, struct attempt *a) {
+  if (!upstream_head(ex, a)) return;
+  if (a->status >= 300 && !a->candidate->passthrough) clamp_retry_after(ex);
+  ex->reply.length = ex->request.stream && ex->relay.kind == RELAY_STREAM ? REPLY_LENGTH_UNKNOWN : length_of(a->headers);
 }
 
 static bool begins_as_object(struct span body) {

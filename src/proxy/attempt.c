@@ -12,7 +12,7 @@
 #include "proxy/front.h"
 #include "proxy/headers.h"
 
-enum { TRANSFER_BUFFER = 32 * 1024, ERROR_BODY_BYTES = 64 * 1024 };
+enum { TRANSFER_BUFFER = 32 * 1024, ERROR_BODY_BYTES = 64 * 1024, BLANK_BYTES = 4096 /* at an answer's beginning that are waited for */ };
 
 static seconds now_of(const struct exchange *ex) {
   return loop_now(ex->worker->loop);
@@ -49,6 +49,7 @@ static void posted(struct transfer *transfer, void *owner) {
 static void reset_run(struct exchange *ex, struct attempt *a) {
   struct running *run = &ex->run;
   run->attempt = a;
+  run->received = 0;
   run->head_taken = run->type_known = run->delivering = run->failed = run->paused = false;
   buf_clear(&run->error_body);
   relay_reset(&ex->relay);
@@ -93,6 +94,7 @@ static void carry_out(struct exchange *ex, const struct order *o) {
     case ORDER_COMMIT:
       answer_commit(ex, o->attempt);
       relay_commit(&ex->relay);
+      if (!ex->reply.status) failover_client_gone(ex->failover, now_of(ex)); /* no memory for a head: the connection is closed */
       break;
     case ORDER_DELIVER: answer_upstream_error(ex, o->attempt, false); break;
     case ORDER_LAST: answer_upstream_error(ex, o->attempt, true); break;
@@ -191,6 +193,7 @@ static bool know_type(struct exchange *ex, const struct transfer_facts *facts, s
     return true;
   }
   enum answer_type type = commit_answer_type(headers_get(facts->headers, "content-type"), bytes);
+  if (type == ANSWER_UNKNOWN && bytes.n >= BLANK_BYTES) type = ex->request.stream ? ANSWER_STREAM : ANSWER_JSON; /* as it was asked for */
   if (type == ANSWER_UNKNOWN) return false;
   bool wrong = ex->request.stream ? type != ANSWER_STREAM : type == ANSWER_STREAM;
   if (wrong) {
@@ -230,6 +233,10 @@ static void take_relay_bytes(struct exchange *ex, struct buf *in) {
     look_for_id(ex, buf_span(in));
     size_t taken = relay_feed(&ex->relay, in->p, n, take_event, ex);
     if (ex->run.failed || !ex->run.transfer) return;
+    if (!buf_ok(&ex->relay.out)) {
+      give_up(ex, OUTCOME_RESET, "out of memory here");
+      return;
+    }
     buf_drop(in, taken);
   }
   if (!ex->relay.committed && relay_room(&ex->relay) == 0) failover_full(ex->failover, now_of(ex));
@@ -244,7 +251,9 @@ static bool is_error_head(const struct exchange *ex) {
 static bool take_bytes(struct exchange *ex) {
   struct transfer *t = ex->run.transfer;
   struct buf *in = upstream_in(t);
-  if (in->n) failover_progress(ex->failover, now_of(ex));
+  size_t received = upstream_facts(t)->received;
+  if (received != ex->run.received) failover_progress(ex->failover, now_of(ex));
+  ex->run.received = received;
   if (is_error_head(ex) && !ex->run.delivering) {
     take_error_bytes(ex, in);
   } else {

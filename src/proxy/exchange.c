@@ -32,7 +32,7 @@ static void make_id(struct exchange *ex) {
 
 static void split_target(struct incoming *in) {
   struct span target = span_of(in->target);
-  for (size_t i = 0; i + 3 < target.n && i < 8; i++) { /* an absolute target: the guard compares its host */
+  for (size_t i = 0; *target.p != '/' && i + 3 < target.n && i < 8; i++) { /* an absolute target: the guard compares its host */
     if (memcmp(target.p + i, "://", 3) != 0) continue;
     const char *slash = memchr(target.p + i + 3, '/', target.n - i - 3);
     target = slash ? span_skip(target, (size_t)(slash - target.p)) : SPAN("/");
@@ -159,17 +159,24 @@ void exchange_client_gone(struct exchange *ex) {
 }
 
 struct span exchange_last_words(struct exchange *ex) {
-  struct span body = ex->reply.whole;
-  const char *text = arena_printf(&ex->arena, "HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%.*s",
-                                  ex->reply.status, body.n, (int)body.n, body.p ? body.p : "");
-  return span_of(text);
+  struct buf text = { 0 };
+  const struct reply *r = &ex->reply;
+  buf_printf(&text, "HTTP/1.1 %d Refused\r\nConnection: close\r\nContent-Length: %zu\r\n", r->status, r->whole.n);
+  for (size_t i = 0; i < r->count; i++)
+    buf_printf(&text, "%.*s: %.*s\r\n", (int)r->headers[i].name.n, r->headers[i].name.p, (int)r->headers[i].value.n, r->headers[i].value.p);
+  buf_puts(&text, "\r\n");
+  buf_add_span(&text, r->whole);
+  const char *copy = buf_ok(&text) ? arena_copy(&ex->arena, buf_span(&text)) : NULL;
+  buf_free(&text);
+  return span_of(copy);
 }
 
 void exchange_free(struct exchange **exchange) {
   struct exchange *ex = *exchange;
   if (!ex) return;
   *exchange = NULL;
-  if (!exchange_settled(ex)) exchange_client_gone(ex);
+  bool was_request = ex->step > STEP_CHECK; /* else it went no further than its head */
+  if (was_request && !exchange_settled(ex)) exchange_client_gone(ex);
   struct worker *w = ex->worker;
   upstream_end(&ex->run.transfer);
   if (!ex->finished && ex->failover) { /* settled, but the upstream had not ended: what was known stands */
@@ -211,9 +218,8 @@ bool exchange_turn(struct worker *w) {
     ex->posted = false;
     any = true;
     if (ex->failover) {
-      struct span body = buf_span(&ex->run.error_body);
       attempt_look(ex);
-      failover_timer_due(ex->failover, body, loop_now(w->loop));
+      failover_timer_due(ex->failover, buf_span(&ex->run.error_body), loop_now(w->loop));
       attempt_orders(ex);
     } else {
       front_wake(ex->conn);

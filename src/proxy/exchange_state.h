@@ -49,6 +49,7 @@ struct running {
   bool type_known;      /* the relay's kind is settled */
   bool delivering;      /* an upstream's own error goes to the client */
   bool failed;          /* an event made the engine end the attempt */
+  size_t received;      /* body bytes, at the last look */
   bool paused;          /* the engine was told that reading stands still */
 };
 

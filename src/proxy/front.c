@@ -57,6 +57,7 @@ struct front {
   struct MHD_Daemon *daemon;
   struct loop_source source; /* the library's epoll */
   bool work, draining;
+  bool ending;         /* nothing is to be suspended any more */
   bool progress;       /* the last run of the library called us back */
   unsigned barren;     /* runs in a row that did not, though it asked for them */
   struct timer retry;  /* when to give it another run then */
@@ -78,6 +79,18 @@ static void arm(struct conn *c, seconds after) {
   loop_arm(c->front->worker->loop, &c->timer, now_of(c) + after);
 }
 
+/* The library forgets a connection that ended badly, or that ends without an event, until another one is idle for longer; those with a timeout of
+ * their own are looked at on every run. */
+static void hurry(struct conn *c) {
+  MHD_set_connection_option(c->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 3600u);
+  c->front->work = true;
+}
+
+static void hang_up(struct conn *c) {
+  shutdown(c->source.fd, SHUT_RDWR);
+  hurry(c);
+}
+
 /* ---- replies ---- */
 
 static ssize_t read_reply(void *context, uint64_t position, char *to, size_t max) {
@@ -87,7 +100,7 @@ static ssize_t read_reply(void *context, uint64_t position, char *to, size_t max
   ssize_t n = exchange_read(c->exchange, to, max);
   if (n > 0) return n;
   if (n == -1) return MHD_CONTENT_READER_END_OF_STREAM;
-  if (n == -2) return MHD_CONTENT_READER_END_WITH_ERROR;
+  if (n == -2 || c->front->ending) return MHD_CONTENT_READER_END_WITH_ERROR;
   c->suspended = true; /* first: a reader that returns 0 without this is called again for ever */
   MHD_suspend_connection(c->mhd);
   return 0;
@@ -188,13 +201,14 @@ static enum MHD_Result take_head(struct conn *c, const char *target, const char 
   c->phase = PHASE_BODY;
   loop_arm(c->front->worker->loop, &c->timer, SECONDS_NEVER); /* the exchange keeps the body's time */
   if (exchange_head(c->exchange, &head) == EXCHANGE_READ) return MHD_YES;
-  return queue_reply(c, exchange_reply(c->exchange));
+  const struct reply *r = exchange_reply(c->exchange);
+  return r ? queue_reply(c, r) : MHD_NO;
 }
 
 static enum MHD_Result answer_or_wait(struct conn *c) {
   const struct reply *r = exchange_reply(c->exchange);
   if (r) return queue_reply(c, r);
-  if (exchange_settled(c->exchange)) return MHD_NO; /* the client has left */
+  if (c->front->ending || exchange_settled(c->exchange)) return MHD_NO; /* the client has left */
   c->suspended = true;
   MHD_suspend_connection(c->mhd);
   return MHD_YES;
@@ -241,7 +255,6 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
   struct conn *c = info ? info->socket_context : NULL;
   struct front *front = context;
   front->progress = true;
-  (void)code; /* a vanished client is reported as served: the exchange knows better */
   *request = NULL;
   if (!c) return;
   exchange_free(&c->exchange);
@@ -250,6 +263,8 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
   c->phase = PHASE_HEAD;
   arm(c, config_of(c)->timeouts.keepalive);
   if (front->draining) shutdown(c->source.fd, SHUT_RDWR);
+  /* A vanished client may be reported as served. */
+  if (front->draining || c->gone || code != MHD_REQUEST_TERMINATED_COMPLETED_OK) hurry(c);
 }
 
 /* ---- connections ---- */
@@ -292,10 +307,10 @@ static void peer_ended(struct loop_source *source, uint32_t events) {
   struct conn *c = (struct conn *)source;
   (void)events;
   c->gone = true;
-  if (c->phase == PHASE_HEAD || c->phase == PHASE_BODY)
-    shutdown(c->source.fd, SHUT_RDWR); /* the library may have missed the end behind the last bytes it read */
-  else if (c->exchange && !exchange_settled(c->exchange))
-    exchange_client_gone(c->exchange);
+  bool serving = c->exchange && (c->phase == PHASE_WAIT || c->phase == PHASE_REPLY);
+  if (serving && exchange_settled(c->exchange)) return;
+  if (serving) exchange_client_gone(c->exchange);
+  hang_up(c); /* the library may have missed the end, or be waiting for room to write */
 }
 
 /* The client takes nothing of its answer: since `client_send` it has as good as left. */
@@ -306,7 +321,7 @@ static void check_sending(struct conn *c, seconds now) {
     return;
   }
   if (!exchange_settled(c->exchange)) exchange_client_gone(c->exchange);
-  shutdown(c->source.fd, SHUT_RDWR);
+  hang_up(c);
 }
 
 static void timer_due(struct timer *timer, seconds now) {
@@ -314,7 +329,7 @@ static void timer_due(struct timer *timer, seconds now) {
   if (c->phase == PHASE_REPLY && c->exchange && !c->given_up)
     check_sending(c, now);
   else
-    shutdown(c->source.fd, SHUT_RDWR); /* the library sees the end and closes */
+    hang_up(c);
 }
 
 static void describe_peer(struct conn *c, const struct sockaddr *address) {
@@ -474,6 +489,7 @@ void front_drain(struct front *front) {
 
 void front_free(struct front *front) {
   if (!front) return;
+  front->ending = true;
   for (struct conn *c = front->conns; c; c = c->next) {
     if (c->exchange && !exchange_settled(c->exchange)) exchange_client_gone(c->exchange);
     front_wake(c); /* the library must not be stopped with suspended connections */

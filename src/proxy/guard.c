@@ -56,7 +56,15 @@ static struct span authority_of(struct span target) {
   return (struct span){ rest.p, n };
 }
 
+/* Blanks and control characters end a target, or hide in it. */
+static bool has_blank_or_control(struct span target) {
+  for (size_t i = 0; i < target.n; i++)
+    if ((unsigned char)target.p[i] <= 0x20 || target.p[i] == 0x7f) return true;
+  return false;
+}
+
 static const char *check_host(const struct guard_request *r, const struct framing *f, bool old) {
+  if (has_blank_or_control(r->target)) return "a blank or control character in the request target";
   if (f->hosts > 1) return "two Host headers";
   if (f->hosts == 0 && !old) return "no Host header";
   struct span authority = authority_of(r->target);

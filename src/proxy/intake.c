@@ -19,6 +19,7 @@
 
 #define DISCARD_SECONDS 5.0
 
+enum { MODEL_BYTES = 1024 }; /* a chain of a few candidates, written out */
 enum go { GO, WAIT };
 
 /* ---- refusals ---- */
@@ -29,12 +30,17 @@ void exchange_refuse(struct exchange *ex, enum refusal refusal, const char *mess
   bool framing = refusal == REFUSAL_BAD_FRAMING || refusal == REFUSAL_BAD_CODING;
   bool draining = refusal == REFUSAL_OVERLOADED && atomic_load(&ex->worker->proxy->draining);
   answer_error(ex, &error, retry_after, false, framing || draining || refusal == REFUSAL_BODY_TIMEOUT);
+  if (framing) { /* what fails the framing check is no request: no record, no event */
+    ex->finished = true;
+    log_info("bad framing", LOG_TEXT("from", front_peer(ex->conn)), LOG_TEXT("why", message));
+  }
   tell_refused(ex, OUTCOME_NONE, error.status);
   atomic_fetch_sub(&ex->worker->proxy->bodies, ex->in.reserved);
   ex->in.reserved = 0;
   buf_free(&ex->in.body);
   bool more_to_come = ex->step <= STEP_BODY && (ex->in.chunked || ex->in.length > 0);
-  bool at_once = framing || ex->in.expects || !more_to_come;
+  bool asked_first = ex->in.expects && ex->step < STEP_BODY; /* and was not told to go on yet */
+  bool at_once = framing || asked_first || !more_to_come;
   ex->step = at_once ? STEP_ANSWER : STEP_DISCARD;
   if (!at_once) loop_arm(ex->worker->loop, &ex->timer, loop_now(ex->worker->loop) + DISCARD_SECONDS);
 }
@@ -160,6 +166,7 @@ static enum go step_read(struct exchange *ex) {
   if (values[MODEL].times > 1) return refuse(ex, REFUSAL_BAD_JSON, "The request body has two 'model' members.");
   r->model = body_text(values[MODEL], &ex->arena);
   if (!r->model.n) return refuse(ex, REFUSAL_NO_MODEL, "The request body must name a 'model'.");
+  if (r->model.n > MODEL_BYTES) return refuse(ex, REFUSAL_NO_MODEL, "The name of the 'model' is too long.");
   r->stream = body_is_true(values[STREAM]);
   r->session = session_of(ex, &values[SESSION], MEMBERS - SESSION);
   ex->in.model = values[MODEL];

@@ -37,7 +37,9 @@ static void release(struct relay *r, size_t upto) {
 
 /* The tail is over the limit: it goes unfinished. */
 static void release_overlong_tail(struct relay *r) {
-  if (r->committed && r->out.n - r->released >= r->limit) release(r, r->out.n);
+  if (!r->committed || r->out.n - r->released < r->limit) return;
+  release(r, r->out.n);
+  r->cut = true;
 }
 
 size_t relay_feed(struct relay *r, const char *bytes, size_t n, bool (*each)(void *context, const struct sse_event *event, size_t bytes),
@@ -55,6 +57,7 @@ size_t relay_feed(struct relay *r, const char *bytes, size_t n, bool (*each)(voi
     begun = at;
     if (!goes_on) return at;
     r->whole = base + at;
+    r->cut = false;
     if (r->committed) release(r, r->whole);
   }
   if (!sse_pending(&r->sse)) r->whole = r->out.n; /* the second half of a CRLF belongs to the event before it */
@@ -72,7 +75,11 @@ void relay_finish(struct relay *r, bool (*each)(void *context, const struct sse_
 
 void relay_commit(struct relay *r) {
   r->committed = true;
-  release(r, r->kind != RELAY_STREAM || r->out.n >= r->limit ? r->out.n : r->whole);
+  if (r->kind != RELAY_STREAM)
+    release(r, r->out.n);
+  else
+    release(r, r->whole);
+  if (r->kind == RELAY_STREAM) release_overlong_tail(r);
 }
 
 void relay_close(struct relay *r) {
@@ -83,7 +90,7 @@ void relay_close(struct relay *r) {
 
 void relay_break(struct relay *r, struct span frame) {
   r->out.n = r->released;
-  if (frame.n && r->released > r->whole) buf_puts(&r->out, "\n\n"); /* an overlong tail went unfinished: end its line */
+  if (frame.n && r->cut) buf_puts(&r->out, "\n\n"); /* an overlong tail went unfinished: end its line */
   buf_add_span(&r->out, frame);
   release(r, r->out.n);
   r->end = RELAY_BROKEN;

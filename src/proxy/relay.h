@@ -31,6 +31,7 @@ struct relay {
   size_t whole;     /* the end of the last whole event */
   size_t limit;     /* limits.buffer */
   bool committed;
+  bool cut;         /* an overlong tail was released unfinished, and no whole event since */
   bool seen_event;  /* one that is more than a comment or [DONE] */
   bool finished;    /* a finish reason came */
   double sequence;  /* the last one seen; -1 */

@@ -48,7 +48,7 @@ struct transfer {
   struct buf in;
   struct transfer_facts facts;
   struct transfer *next_posted;
-  bool is_posted, in_multi, oversize, head_done;
+  bool is_posted, in_multi, oversize, switched, head_done;
   size_t piece, piece_at; /* of the body, how far it was sent */
   char error[CURL_ERROR_SIZE];
 };
@@ -120,6 +120,8 @@ static size_t on_header(char *bytes, size_t size, size_t n, void *context) {
   bool blank = n <= 2 && (bytes[0] == '\r' || bytes[0] == '\n');
   long status = 0;
   curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+  t->switched = status == 101; /* nobody asked for that: there is no answer to wait for */
+  if (t->switched) return 0;
   if (!blank || status < 200) return n;
   parse_head(t);
   t->head_done = true;
@@ -228,6 +230,7 @@ static enum outcome outcome_of(const struct transfer *t, CURLcode code) {
     case CURLE_PARTIAL_FILE: return OUTCOME_TRUNCATED;
     case CURLE_GOT_NOTHING: return t->head.n ? OUTCOME_TRUNCATED : OUTCOME_RESET;
     case CURLE_WRITE_ERROR: return t->oversize ? OUTCOME_TOO_LARGE : OUTCOME_RESET;
+    case CURLE_OUT_OF_MEMORY: return t->facts.status ? OUTCOME_RESET : OUTCOME_TOO_LARGE; /* a header line over its own limit */
     default: return OUTCOME_RESET;
   }
 }
@@ -235,7 +238,8 @@ static enum outcome outcome_of(const struct transfer *t, CURLcode code) {
 static void describe(struct transfer *t, CURLcode code) {
   if (t->facts.outcome == OUTCOME_OK) return;
   const char *text = t->error[0] ? t->error : code == CURLE_OK ? "the connection ended within the response head" : curl_easy_strerror(code);
-  if (t->oversize) text = "the response head is over 64 KiB";
+  if (t->facts.outcome == OUTCOME_TOO_LARGE) text = "the response head is over 64 KiB";
+  if (t->switched) text = "the upstream switched protocols";
   snprintf(t->facts.cause, sizeof t->facts.cause, "%s", text);
 }
 

@@ -77,7 +77,7 @@ for (const [phase, { a, secure, options, policy, pooled, ready }] of Object.entr
       else assert.equal(w.a.connections, n);
       assert.equal(w.b.calls, 0);
       assert.deepEqual(await w.proxy.benches(), []);
-      assert.equal(await w.proxy.metric('bullpen_inflight_requests'), 0);
+      await until(async () => (await w.proxy.metric('bullpen_inflight_requests')) === 0, { what: 'no request in flight' });
       assert.equal((await w.post({ model: 'b/x' })).status, 200);
     });
   }
@@ -97,7 +97,9 @@ for (const [how, leave] of Object.entries(LEAVE)) {
     const port = await blackhole((fn) => later.push(fn));
     const w = await world(t, { steps: [good(), good()], upstream: { a: { base_url: `http://127.0.0.1:${port}/v1`, timeouts: { connect: 60 } }, b: {} } });
     assert.equal((await w.post({ model: 'b/x' })).status, 200);
-    const before = descriptors(w.proxy);
+    await until(async () => (await w.proxy.metric('bullpen_connections')) === 0, { what: 'the first client closed' });
+    let before = descriptors(w.proxy);
+    await until(() => { const was = before; before = descriptors(w.proxy); return was === before; }, { what: 'the admin connection closed' });
     const { connection } = w.open();
     await until(() => descriptors(w.proxy) === before + 2, { what: () => `a client and an upstream socket: ${before} before, ${descriptors(w.proxy)} now` });
     leave(connection);
