@@ -164,9 +164,9 @@ static enum go step_read(struct exchange *ex) {
     return refuse(ex, REFUSAL_BAD_JSON, arena_printf(&ex->arena, "The request body is not valid JSON (at byte %zu).", at));
   if (!trimmed.n || trimmed.p[0] != '{') return refuse(ex, REFUSAL_BAD_JSON, "The request body must be a JSON object.");
   if (values[MODEL].times > 1) return refuse(ex, REFUSAL_BAD_JSON, "The request body has two 'model' members.");
+  if (values[MODEL].raw.n > MODEL_BYTES) return refuse(ex, REFUSAL_NO_MODEL, "The name of the 'model' is too long.");
   r->model = body_text(values[MODEL], &ex->arena);
   if (!r->model.n) return refuse(ex, REFUSAL_NO_MODEL, "The request body must name a 'model'.");
-  if (r->model.n > MODEL_BYTES) return refuse(ex, REFUSAL_NO_MODEL, "The name of the 'model' is too long.");
   r->stream = body_is_true(values[STREAM]);
   r->session = session_of(ex, &values[SESSION], MEMBERS - SESSION);
   ex->in.model = values[MODEL];
