@@ -6,7 +6,9 @@
 
 static void log_request(struct exchange *ex, const struct event *e) {
   size_t attempts = 0;
-  if (ex->failover) failover_attempts(ex->failover, &attempts);
+  bool resent = false;
+  const struct attempt *const *list = ex->failover ? failover_attempts(ex->failover, &attempts) : NULL;
+  for (size_t i = 0; i < attempts; i++) resent = resent || list[i]->resent;
   const struct request *r = &ex->request;
   const char *trail = answer_trail(ex);
   bool served = e->attempt && ex->reply.status && e->outcome != OUTCOME_NONE && e->attempt->status == e->status;
@@ -15,7 +17,8 @@ static void log_request(struct exchange *ex, const struct event *e) {
            LOG_TEXT("outcome", e->outcome == OUTCOME_NONE ? NULL : outcome_name(e->outcome)),
            LOG_TEXT("candidate", served ? e->candidate : NULL), LOG_INT("attempts", attempts), LOG_TEXT("trail", trail && *trail ? trail : NULL),
            LOG_NUM("elapsed", e->elapsed), { .name = "first_event", .kind = e->first_event >= 0 ? LOG_FIELD_NUMBER : LOG_FIELD_NONE, .number = e->first_event },
-           LOG_INT("bytes", ex->relay.total), LOG_TEXT("policy", policy_version(worker_policy(ex->worker, ex->resolution.policy))));
+           LOG_INT("bytes", ex->relay.total), { .name = "resent", .kind = resent ? LOG_FIELD_BOOL : LOG_FIELD_NONE, .boolean = true },
+           LOG_TEXT("policy", policy_version(worker_policy(ex->worker, ex->resolution.policy))));
 }
 
 /* Not at `warn`: a failed attempt is bullpen's daily work; but its cause must be found. */

@@ -253,7 +253,8 @@ static bool resend(struct transfer *t, CURLcode code) {
   long fresh = 0;
   curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &fresh);
   t->facts.reused = fresh == 0;
-  bool broke = code == CURLE_SEND_FAIL_REWIND || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING;
+  bool broke = code == CURLE_SEND_FAIL_REWIND || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING ||
+               code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_WEIRD_SERVER_REPLY; /* bytes nobody asked for lay in it */
   if (!broke || t->facts.resent || t->head.n || t->facts.status || (fresh && code != CURLE_SEND_FAIL_REWIND)) return false;
   t->facts.resent = true;
   t->piece = t->piece_at = t->facts.sent = 0;
