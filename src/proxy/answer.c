@@ -11,6 +11,8 @@
 
 #define RETRY_AFTER_MOST 60 /* seconds that are passed on from an upstream */
 
+#define NO_MEMORY "{\"error\":{\"message\":\"Out of memory.\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}"
+
 enum { OWN_HEADERS = 12 };
 
 static void put_header(struct reply *r, const char *name, const char *value) {
@@ -63,7 +65,8 @@ static bool begin_reply(struct exchange *ex, int status) {
 static void whole_body(struct exchange *ex, struct buf *body) {
   struct reply *r = &ex->reply;
   const char *copy = buf_ok(body) ? arena_copy(&ex->arena, buf_span(body)) : NULL;
-  r->whole = copy ? (struct span){ copy, body->n } : SPAN("");
+  r->whole = copy ? (struct span){ copy, body->n } : SPAN(NO_MEMORY);
+  if (!copy && r->status < 400) r->status = 503; /* never an empty success */
   r->length = r->whole.n;
   ex->relay.total = r->whole.n;
   ex->relay.end = RELAY_ENDED;

@@ -300,7 +300,7 @@ static void take_end(struct exchange *ex) {
   if (facts->status && is_error_head(ex) && !ex->run.delivering) {
     struct span body = buf_span(&ex->run.error_body);
     end_transfer(ex);
-    failover_error_body(ex->failover, body, outcome == OUTCOME_OK, true, now_of(ex));
+    failover_error_body(ex->failover, body, outcome == OUTCOME_OK && buf_ok(&ex->run.error_body), true, now_of(ex));
     return;
   }
   if (outcome == OUTCOME_OK && !ex->run.delivering && !ex->run.attempt->candidate->passthrough && ex->request.route != ROUTE_NONE) {

@@ -375,22 +375,27 @@ static bool set_headers(struct transfer *t) {
   return good && (accept || append_line(t, "Accept:")) && (type || append_line(t, "Content-Type:"));
 }
 
-static void set_tls(CURL *easy, const struct upstream *u) {
-  if (u->tls_ca) curl_easy_setopt(easy, CURLOPT_CAINFO, u->tls_ca);
-  curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, u->tls_verify ? 1L : 0L);
-  curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, u->tls_verify ? 2L : 0L);
+/* Options that libcurl copies can fail: a transfer that lost one must not run. */
+static bool set_text(CURL *easy, CURLoption option, const char *text) {
+  return curl_easy_setopt(easy, option, text) == CURLE_OK;
 }
 
-static void set_protocol(CURL *easy, const struct upstream *u) {
+static bool set_tls(CURL *easy, const struct upstream *u) {
+  curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, u->tls_verify ? 1L : 0L);
+  curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, u->tls_verify ? 2L : 0L);
+  return !u->tls_ca || set_text(easy, CURLOPT_CAINFO, u->tls_ca);
+}
+
+static bool set_protocol(CURL *easy, const struct upstream *u) {
   bool tls = strncmp(u->base_url, "https:", 6) == 0;
   long version = CURL_HTTP_VERSION_1_1;
   if (u->http2) version = tls ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE;
   curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, version);
   curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-  if (tls) set_tls(easy, u);
+  return !tls || set_tls(easy, u);
 }
 
-static void set_method(struct transfer *t) {
+static bool set_method(struct transfer *t) {
   CURL *easy = t->easy;
   size_t length = 0;
   for (size_t i = 0; i < BODY_PIECES; i++) length += t->order.body[i].n;
@@ -403,14 +408,14 @@ static void set_method(struct transfer *t) {
   if (strcmp(t->order.method, "HEAD") == 0)
     curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
   else if (strcmp(t->order.method, t->order.has_body ? "POST" : "GET") != 0)
-    curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, t->order.method);
+    return set_text(easy, CURLOPT_CUSTOMREQUEST, t->order.method);
+  return true;
 }
 
-static void set_options(struct transfer *t) {
+static bool set_options(struct transfer *t) {
   CURL *easy = t->easy;
   seconds connect = t->order.connect_timeout;
   curl_easy_setopt(easy, CURLOPT_PRIVATE, t);
-  curl_easy_setopt(easy, CURLOPT_URL, t->order.url);
   curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, t->error);
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, t->headers);
@@ -420,13 +425,12 @@ static void set_options(struct transfer *t) {
   curl_easy_setopt(easy, CURLOPT_WRITEDATA, t);
   curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected);
   curl_easy_setopt(easy, CURLOPT_PREREQDATA, t);
-  curl_easy_setopt(easy, CURLOPT_PROXY, "");
   curl_easy_setopt(easy, CURLOPT_HTTP_TRANSFER_DECODING, 1L);
   curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);
   curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)IDLE_CONNECTION_SECONDS);
   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, connect < SECONDS_NEVER ? (long)(connect * 1000) + 1 : 0L);
-  set_method(t);
-  set_protocol(easy, t->order.upstream);
+  return set_text(easy, CURLOPT_URL, t->order.url) && set_text(easy, CURLOPT_PROXY, "") && set_method(t) &&
+         set_protocol(easy, t->order.upstream);
 }
 
 struct transfer *upstream_start(struct upstreams *pool, const struct transfer_order *order) {
@@ -436,11 +440,10 @@ struct transfer *upstream_start(struct upstreams *pool, const struct transfer_or
   t->order = *order;
   t->facts.connected = -1;
   t->easy = easy_take(pool);
-  if (!t->easy || !set_headers(t)) {
+  if (!t->easy || !set_headers(t) || !set_options(t)) {
     upstream_end(&t);
     return NULL;
   }
-  set_options(t);
   if (!add_to_multi(t)) upstream_end(&t);
   return t;
 }
