@@ -22,13 +22,13 @@ ROOMS_O := $(ROOMS:%.c=$(OUT)/%.o)
 UNIT    := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 
 Q       := @
-.PHONY: all test unit build-unit asan tsan fuzz speed style clean install help
+.PHONY: all test unit build-unit asan tsan fault fuzz speed style clean install help
 .SECONDARY:
 
 all: $(OUT)/bullpen
 
 help:
-	@echo 'all test unit asan tsan fuzz speed style clean install; MODE=release|asan|tsan, OUT=dir'
+	@echo 'all test unit asan tsan fault fuzz speed style clean install; MODE=release|asan|tsan, OUT=dir'
 
 $(OUT)/bullpen: $(OUT)/src/main.o $(ROOMS_O) $(LEAF_O)
 	@echo '  LD    $@'
@@ -75,6 +75,22 @@ test:
 $(OUT)/sim: $(sort $(wildcard tests/sim/*.c)) tests/sim/sim.h $(LEAF_O)
 	@echo '  SIM   $@'
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c,$^) $(LEAF_O) -lpthread -lm
+
+# Failing allocators (tests/fault/README.md): of single rooms, and one to preload into the whole binary.
+WRAPPED := malloc calloc realloc aligned_alloc strdup strndup free arena_alloc arena_copy arena_printf
+$(OUT)/fault/fault_%: tests/fault/fault_%.c tests/fault/fault_rig.h $(LEAF_O) $(ROOMS_O)
+	@mkdir -p $(@D)
+	@echo '  FAULT $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $(WRAPPED:%=-Wl,--wrap=%) -o $@ $< $(if $(findstring core,$*),,$(ROOMS_O)) $(LEAF_O) $(LDLIBS)
+
+$(OUT)/fault/failmalloc.so: tests/fault/failmalloc.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CSTD) $(WARN) -O2 -g -shared -fPIC -o $@ $< -ldl
+
+fault: all $(OUT)/fault/fault_core $(OUT)/fault/fault_policy $(OUT)/fault/failmalloc.so
+	$(OUT)/fault/fault_core
+	$(OUT)/fault/fault_policy
+	node --test tests/fault/*.test.mjs
 
 asan:
 	+$(MAKE) MODE=asan OUT=$(OUT)/asan all

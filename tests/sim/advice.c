@@ -24,9 +24,11 @@ static void check_views(struct run *run, const struct failover *f) {
   for (size_t i = 0; i < count; i++) {
     const struct member *m = &pool[i];
     struct seen s = rules_see(m->candidate);
-    if (m->tried != run->tried[i] || m->left != run->left[i]) sim_broken(run, "5.6", "%s is said to be tried %u, left %d", m->candidate->name, m->tried, m->left);
+    if (m->tried != run->tried[i] || m->left != run->left[i])
+      sim_broken(run, "5.6", "%s is said to be tried %u, left %d", m->candidate->name, m->tried, m->left);
     if (m->state.benched != (s.benched || s.full) || m->state.manual != s.manual || m->drained != s.drained || m->full != s.full)
-      sim_broken(run, "5.1", "%s is shown as benched %d manual %d drained %d full %d", m->candidate->name, m->state.benched, m->state.manual, m->drained, m->full);
+      sim_broken(run, "5.1", "%s is shown as benched %d manual %d drained %d full %d", m->candidate->name, m->state.benched, m->state.manual,
+                 m->drained, m->full);
   }
 }
 

@@ -16,15 +16,11 @@
 
 /* ---- who may be picked ---- */
 
-static bool holds(const struct bench_state *s) {
-  return s->benched;
-}
-
 struct seen rules_see(const struct candidate *c) {
   struct bench_state own, up;
   bench_read(c->key, sim.now, &own);
   bench_read(c->upstream_key, sim.now, &up);
-  struct seen s = { .benched = holds(&own) || holds(&up), .manual = own.manual || up.manual };
+  struct seen s = { .benched = own.benched || up.benched, .manual = own.manual || up.manual };
   s.until = fmax(own.until, up.until);
   s.drained = bench_drained(c->key) || bench_drained(c->upstream_key);
   s.full = c->max_inflight && bench_inflight(c->upstream_key) >= c->max_inflight;
@@ -309,7 +305,8 @@ static void check_start(struct run *run, const struct attempt *a) {
   if (run->rejected) sim_broken(run, "4.3", "%s starts although the policy failed under reject", a->candidate->name);
   if (++run->starts > run->limit) sim_broken(run, "5.2", "attempt %u of %u", run->starts, run->limit);
   if (a->number != run->starts) sim_broken(run, "5.2", "attempt %u is numbered %u", run->starts, a->number);
-  if (run->selects < 2 && (!run->next.picked || a->member != run->next.member)) sim_broken(run, "4.1", "member %u starts, %u was picked", a->member, run->next.member);
+  if (run->selects < 2 && (!run->next.picked || a->member != run->next.member))
+    sim_broken(run, "4.1", "member %u starts, %u was picked", a->member, run->next.member);
   if (bench_drained(a->candidate->key) || bench_drained(a->candidate->upstream_key)) sim_broken(run, "9", "%s is drained and starts", a->candidate->name);
   const struct attempt *before = run->starts > 1 ? run->attempts[run->starts - 2] : NULL;
   if (before && sim.now < before->ended_at + before->waited) sim_broken(run, "4.1", "%s starts before its wait is over", a->candidate->name);
@@ -370,7 +367,8 @@ static void check_exhausted(const struct run *run, const struct order *o) {
 static void check_fail(const struct run *run, const struct order *o) {
   switch (o->refusal) {
     case REFUSAL_DEADLINE:
-      if (sim.now < run->request.deadline || o->error.status != 504) sim_broken(run, "5.2", "%d for a deadline in %g s", o->error.status, run->request.deadline - sim.now);
+      if (sim.now < run->request.deadline || o->error.status != 504)
+        sim_broken(run, "5.2", "%d for a deadline in %g s", o->error.status, run->request.deadline - sim.now);
       break;
     case REFUSAL_EXHAUSTED: check_exhausted(run, o); break;
     case REFUSAL_OVERLOADED:
@@ -412,8 +410,10 @@ static void check_finished(struct run *run, const struct event *e) {
   if (run->gone) return;
   if (answers != 1) sim_broken(run, "5.7", "finished with %u answers", answers);
   if (run->ends != run->commits + run->delivers) sim_broken(run, "5.1", "%u ends", run->ends);
-  if (run->said.kind == ORDER_LAST && e->outcome != OUTCOME_STATUS) sim_broken(run, "9", "the kept answer was given and the record says %s", outcome_name(e->outcome));
-  if (run->said.kind == ORDER_FAIL && e->status != run->said.error.status) sim_broken(run, "5.7", "the record says %d, the client got %d", e->status, run->said.error.status);
+  if (run->said.kind == ORDER_LAST && e->outcome != OUTCOME_STATUS)
+    sim_broken(run, "9", "the kept answer was given and the record says %s", outcome_name(e->outcome));
+  if (run->said.kind == ORDER_FAIL && e->status != run->said.error.status)
+    sim_broken(run, "5.7", "the record says %d, the client got %d", e->status, run->said.error.status);
 }
 
 static void put_event(struct run *run, const struct order *o) {
