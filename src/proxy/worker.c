@@ -10,6 +10,7 @@
 #include "proxy/worker.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -24,7 +25,7 @@
 #include "proxy/ids.h"
 #include "proxy/proxy.h"
 
-enum { ROUNDS_A_TURN = 64, ACCEPTS_A_TURN = 64, IDLE_UPSTREAM_CONNECTIONS = 256 };
+enum { ROUNDS_A_TURN = 64, ACCEPTS_A_TURN = 64, IDLE_UPSTREAM_CONNECTIONS = 256, BURST = 128 /* connections */ };
 #define ACCEPT_PAUSE 0.05 /* seconds without accepting when descriptors or memory run out */
 
 struct listener {
@@ -150,6 +151,15 @@ static bool round_of_work(struct worker *w) {
   return front_turn(w->front) || any;
 }
 
+/* Memory goes back to the system after a burst: when no more than a quarter of the connections are left of a peak that was worth it. */
+static void give_back_after_burst(struct worker *w) {
+  unsigned open = front_connections(w->front);
+  if (open > w->peak) w->peak = open;
+  if (w->peak < BURST || open > w->peak / 4) return;
+  w->peak = open;
+  malloc_trim(0);
+}
+
 static void *work(void *context) {
   struct worker *w = context;
   bool drained = false, busy = false;
@@ -162,6 +172,7 @@ static void *work(void *context) {
     }
     busy = true;
     for (int i = 0; i < ROUNDS_A_TURN && busy; i++) busy = round_of_work(w);
+    give_back_after_burst(w);
   }
   return NULL;
 }

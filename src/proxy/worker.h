@@ -52,6 +52,7 @@ struct worker {
   struct listener *listeners;
   struct stats stats;
   struct exchange *posted; /* exchanges with something to do */
+  unsigned peak;           /* connections open at once, since memory was last given back */
   uint64_t random;         /* state of the generator */
 };
 
