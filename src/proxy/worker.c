@@ -218,6 +218,7 @@ static void worker_close(struct worker *w) {
 /* ---- the proxy ---- */
 
 static bool start_threads(struct proxy *p, char *error, size_t error_size) {
+  malloc_trim(0); /* where another allocator stands in, the C library's own is first set up here, by one thread alone */
   for (unsigned i = 0; i < p->worker_count; i++) {
     struct worker *w = &p->workers[i];
     w->running = pthread_create(&w->thread, NULL, work, w) == 0;
