@@ -136,7 +136,7 @@ struct failover *failover_begin(const struct failover_setup *setup, seconds now)
   f->orders.list = arena_take(setup->arena, ORDERS_MAX * sizeof *f->orders.list);
   if (!f->pool || !f->attempts || !f->orders.list) return NULL;
   for (size_t i = 0; i < setup->pool_count; i++) f->pool[i].candidate = setup->pool[i];
-  failover_choose(f, NULL, now);
+  failover_choose_first(f, now);
   return f;
 }
 
@@ -393,10 +393,6 @@ bool failover_settled(const struct failover *f) {
   return f->phase == PHASE_SETTLED || f->terminal;
 }
 
-const struct request *failover_request(const struct failover *f) {
-  return f->setup.request;
-}
-
 const struct member *failover_pool(const struct failover *f, size_t *count) {
   *count = f->setup.pool_count;
   return f->pool;
@@ -413,10 +409,6 @@ unsigned failover_attempts_left(const struct failover *f) {
 
 double failover_random(const struct failover *f) {
   return f->setup.random(f->setup.random_context);
-}
-
-struct bench *failover_bench(const struct failover *f) {
-  return f->setup.bench;
 }
 
 uint64_t failover_serial(const struct failover *f) {

@@ -221,11 +221,9 @@ bool failover_committed(const struct failover *f);
 bool failover_settled(const struct failover *f); /* nothing can change any more */
 
 /* Views for advisors and records. */
-const struct request *failover_request(const struct failover *f);
 const struct member *failover_pool(const struct failover *f, size_t *count);
 const struct attempt *const *failover_attempts(const struct failover *f, size_t *count);
 unsigned failover_attempts_left(const struct failover *f); /* of limits.attempts */
 double failover_random(const struct failover *f);          /* [0,1) */
-/* The registry, and this request's serial, for a policy that benches by itself. */
-struct bench *failover_bench(const struct failover *f);
+/* This request's serial, for a policy that benches by itself. */
 uint64_t failover_serial(const struct failover *f);

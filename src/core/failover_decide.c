@@ -264,8 +264,8 @@ static void choose(struct failover *f, struct attempt *failed, seconds now) {
   }
 }
 
-void failover_choose(struct failover *f, const struct attempt *failed, seconds now) {
-  choose(f, failed ? f->attempts[failed->number - 1] : NULL, now);
+void failover_choose_first(struct failover *f, seconds now) {
+  choose(f, NULL, now);
 }
 
 static seconds overridden(seconds by, seconds otherwise) {

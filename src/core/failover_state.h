@@ -64,8 +64,8 @@ void failover_commit(struct failover *f, seconds now);
 
 /* ---- failover_decide.c ---- */
 
-/* Chooses who is next and begins, waits or gives up. `failed`: the attempt before, or NULL. */
-void failover_choose(struct failover *f, const struct attempt *failed, seconds now);
+/* Chooses who is first and begins, or gives up. */
+void failover_choose_first(struct failover *f, seconds now);
 /* The wait is over. */
 void failover_begin_next(struct failover *f, seconds now);
 /* The running attempt failed before the commit, or was refused with a status: asks classify and acts. `over`: its transfer has ended. */

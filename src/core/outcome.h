@@ -23,6 +23,3 @@ bool outcome_parse(struct span name, enum outcome *outcome);
 
 /* One of the timeouts: connect, headers, first event, idle. */
 bool outcome_is_timeout(enum outcome outcome);
-
-/* The upstream never gave a usable answer: everything but ok, status, stream_error, client_gone and deadline. */
-bool outcome_is_transport(enum outcome outcome);
